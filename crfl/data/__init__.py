@@ -1,0 +1,1 @@
+"""Client shards, test splits and the loaders of each data set."""

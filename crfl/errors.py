@@ -1,0 +1,35 @@
+"""The library's own errors: each names what is wrong, what was found, what is allowed and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CrflError(Exception):
+    """Base of every error that crfl raises on purpose."""
+
+
+class SettingsError(CrflError, ValueError):
+    """One or more settings are wrong; `problems` holds a sentence for each."""
+
+    def __init__(self, problems: Sequence[str], source: str = "settings") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
+
+
+class DataError(CrflError, ValueError):
+    """A data set is missing, malformed or does not fit the settings."""
+
+
+class TrainingError(CrflError, RuntimeError):
+    """A run cannot go on."""
+
+
+class CertificateError(CrflError, ValueError):
+    """A certificate is refused because what it rests on does not hold."""
+
+
+class StoreError(CrflError, RuntimeError):
+    """A run folder cannot be read or written as asked."""

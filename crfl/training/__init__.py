@@ -1,0 +1,1 @@
+"""Algorithm 1: local training, attack, aggregation, clipping and noise."""
