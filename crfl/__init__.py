@@ -1,0 +1,71 @@
+"""crfl: certified robustness of federated learning against backdoor attacks.
+
+The public names are loaded when they are first used, so that `import crfl` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crfl import plots
+    from crfl.certification.certificate import Certificate
+    from crfl.certification.certify import certify
+    from crfl.certification.smoothing import VoteCounts, smooth
+    from crfl.config import Experiment
+    from crfl.data.federated import FederatedData, Split
+    from crfl.data.load import load_data
+    from crfl.store import load_run, save_run
+    from crfl.training.loop import train, train_stack
+    from crfl.training.run import TrainingRun
+    from crfl.training.triggers import backdoored
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Certificate": "crfl.certification.certificate",
+    "Experiment": "crfl.config",
+    "FederatedData": "crfl.data.federated",
+    "Split": "crfl.data.federated",
+    "TrainingRun": "crfl.training.run",
+    "VoteCounts": "crfl.certification.smoothing",
+    "backdoored": "crfl.training.triggers",
+    "certify": "crfl.certification.certify",
+    "load_data": "crfl.data.load",
+    "load_run": "crfl.store",
+    "plots": "crfl",
+    "save_run": "crfl.store",
+    "smooth": "crfl.certification.smoothing",
+    "train": "crfl.training.loop",
+    "train_stack": "crfl.training.loop",
+}
+
+__all__ = [
+    "Certificate",
+    "Experiment",
+    "FederatedData",
+    "Split",
+    "TrainingRun",
+    "VoteCounts",
+    "backdoored",
+    "certify",
+    "load_data",
+    "load_run",
+    "plots",
+    "save_run",
+    "smooth",
+    "train",
+    "train_stack",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crfl' has no attribute {name!r}")
+    home = _HOMES[name]
+    return import_module(f"crfl.{name}") if home == "crfl" else getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

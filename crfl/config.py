@@ -88,6 +88,8 @@ class Server(_Section):
     """rho_t"""
     noise: Nonnegative = 0.01
     """sigma_t: standard deviation of the noise added in rounds 1 .. T-1."""
+    update_clip: Positive | None = None
+    """S: the server clips every client's update to this norm before aggregating; null means that it does not."""
 
 
 class Attack(_Section):
@@ -266,7 +268,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, where YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = sorted({str(k) for k in keys if keys.count(k) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)

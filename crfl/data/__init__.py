@@ -1,1 +1,6 @@
 """Client shards, test splits and the loaders of each data set."""
+
+from crfl.data.federated import Client, FederatedData, Split
+from crfl.data.load import check_fits, load_data
+
+__all__ = ["Client", "FederatedData", "Split", "check_fits", "load_data"]

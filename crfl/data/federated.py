@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -94,6 +94,11 @@ class FederatedData:
     def features(self, rows: Tensor) -> Tensor:
         """Features of the given training rows in real units, (k, d) float32."""
         return self.x[rows].float() * self.scale
+
+    def to(self, device: str | torch.device) -> FederatedData:
+        """The same data with its tensors on `device`; the shards' row numbers stay on the CPU."""
+        test = Split(self.test.x.to(device), self.test.y.to(device))
+        return replace(self, x=self.x.to(device), y=self.y.to(device), test=test)
 
     @cached_property
     def max_feature_norm(self) -> float:

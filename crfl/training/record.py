@@ -73,6 +73,8 @@ class TrainingRecord:
     batch_size: int
     epochs: int
     keep_last_batch: bool
+    update_clip: float | None
+    """S: norm to which the server clipped every client's update; None if it did not."""
     client_names: tuple[str, ...]
     client_sizes: tuple[int, ...]
     max_feature_norm: float
@@ -103,9 +105,7 @@ class TrainingRecord:
 
 def round_from_dict(values: dict[str, Any]) -> RoundRecord:
     """The round that `asdict` described, None standing for an infinite clip norm."""
-    attackers = tuple(
-        AttackerRecord(**{**a, "poison_ratios": tuple(a["poison_ratios"])}) for a in values["attackers"]
-    )
+    attackers = tuple(AttackerRecord(**{**a, "poison_ratios": tuple(a["poison_ratios"])}) for a in values["attackers"])
     clip_norm = math.inf if values["clip_norm"] is None else values["clip_norm"]
     return RoundRecord(
         **{**values, "weights": tuple(values["weights"]), "clip_norm": clip_norm, "attackers": attackers}

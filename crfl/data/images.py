@@ -1,0 +1,118 @@
+"""MNIST and EMNIST (ByMerge) through torchvision: read from a folder, downloaded if they are not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crfl.data.federated import Split
+from crfl.errors import DataError
+
+SCALE = 1 / 255
+"""Pixels are 0 .. 255; features are pixel / 255."""
+IMAGE_SHAPE = (28, 28)
+EMNIST_CLASSES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
+"""ByMerge's 47 classes in label order: letters whose cases look alike share the capital's class."""
+
+_FILES = {
+    "mnist": ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"),
+    "emnist": tuple(
+        f"emnist-bymerge-{part}"
+        for part in ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
+    ),
+}
+
+
+def load_mnist(root: Path, download: bool = True) -> tuple[Tensor, Tensor, Split]:
+    """Training pixels (60000, 784) uint8 and labels (60000,), and the test split of 10,000, in [0, 1].
+
+    Reads `root`/MNIST/raw; downloads what is missing if allowed. DataError says what to do if neither works.
+    """
+    return _load("mnist", root, download, classes=10)
+
+
+def load_emnist(root: Path, download: bool = True) -> tuple[Tensor, Tensor, Split]:
+    """EMNIST ByMerge: training pixels (697932, 784) uint8 and labels, and the test split of 116,323, in [0, 1].
+
+    The official files hold every image transposed; here rows and columns are exchanged back, so that the images are
+    upright. Reads `root`/EMNIST/raw; downloads what is missing if allowed. DataError says what to do if neither works.
+    """
+    return _load("emnist", root, download, classes=len(EMNIST_CLASSES))
+
+
+def _load(name: str, root: Path, download: bool, classes: int) -> tuple[Tensor, Tensor, Split]:
+    raw = root / name.upper() / "raw"
+    missing = [file for file in _paths(name, raw) if not file.is_file()]
+    if missing and not download:
+        raise DataError(f"{name}: {missing[0]} is missing. {_advice(name)}")
+    if missing:
+        _download(name, raw)
+    x, y = _read(name, root, classes, train=True)
+    test_x, test_y = _read(name, root, classes, train=False)
+    return x, y, Split(test_x.float().mul_(SCALE), test_y)
+
+
+def _read(name: str, root: Path, classes: int, train: bool) -> tuple[Tensor, Tensor]:
+    """Pixels (n, 784) uint8 and labels (n,) int64 of one part."""
+    raw = root / name.upper() / "raw"
+    try:
+        dataset = _dataset(name, root, train=train, download=False)
+        images, labels = dataset.data, dataset.targets.to(torch.int64)
+    except (OSError, ValueError, AssertionError, RuntimeError, TypeError, IndexError, EOFError) as error:
+        problem = f"cannot be read ({error or 'not an IDX file'})"
+    else:
+        if images.shape[1:] != IMAGE_SHAPE or len(images) != len(labels) or not len(labels):
+            problem = (
+                f"holds images of shape {tuple(images.shape)} and {len(labels)} labels, expected one label an image"
+            )
+        elif int(labels.max()) >= classes or int(labels.min()) < 0:
+            problem = f"holds labels {int(labels.min())} to {int(labels.max())}, allowed: 0 to {classes - 1}"
+        else:
+            upright = images.transpose(1, 2) if name == "emnist" else images
+            return upright.reshape(len(images), -1), labels
+    part = "training" if train else "test"
+    raise DataError(f"{name}: the {part} part in {raw} {problem}. Delete that folder. {_advice(name)}")
+
+
+def _download(name: str, raw: Path) -> None:
+    """Download into a folder beside the target and move the finished files, so that no half-written file is read."""
+    try:
+        root = raw.parent.parent
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
+            _dataset(name, Path(partial), train=True, download=True)
+            raw.mkdir(parents=True, exist_ok=True)
+            for file in _paths(name, Path(partial) / name.upper() / "raw"):
+                os.replace(file, raw / file.name)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{name}: {raw} lacks the data set and downloading failed ({error}). {_advice(name)}"
+        ) from error
+
+
+def _dataset(name: str, root: Path, train: bool, download: bool):  # type: ignore[no-untyped-def]
+    from torchvision import datasets  # here, because it is slow to import
+
+    if name == "mnist":
+        return datasets.MNIST(root, train=train, download=download)
+    return datasets.EMNIST(root, split="bymerge", train=train, download=download)
+
+
+def _paths(name: str, raw: Path) -> list[Path]:
+    return [raw / f"{file}-ubyte" for file in _FILES[name]]
+
+
+def _advice(name: str) -> str:
+    where = {
+        "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "emnist": "https://www.nist.gov/itl/products-and-services/emnist-dataset",
+    }
+    files = ", ".join(file.name for file in _paths(name, Path()))
+    return (
+        f"Without a network, put the unpacked files of {where[name]} ({files}) into FOLDER/{name.upper()}/raw "
+        "and name FOLDER by the setting data.root or the environment variable CRFL_DATA_DIR (default ./data)."
+    )

@@ -1,0 +1,98 @@
+"""From settings to data: the data set by name, dealt out to clients."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from crfl.config import Experiment
+from crfl.data import digits, images, partition
+from crfl.data.federated import FederatedData
+from crfl.errors import DataError
+from crfl.rng import stream
+
+
+def load_data(exp: Experiment, download: bool = True) -> FederatedData:
+    """The data set `exp.data.name`, dealt out to `exp.data.clients` from `exp.seed`.
+
+    download: whether MNIST and EMNIST may be fetched if they are missing. DataError if the data set is missing or
+    malformed, or does not fit the settings.
+    """
+    loaders = {"digits": _digits, "mnist": _mnist, "emnist": _emnist}
+    if exp.data.name not in loaders:
+        raise DataError(
+            f"data.name: found {exp.data.name!r}, which is not loaded from settings; make it by "
+            "FederatedData.from_arrays and pass it to train"
+        )
+    data = loaders[exp.data.name](exp, download)
+    check_fits(exp, data)
+    return data
+
+
+def data_root(exp: Experiment) -> Path:
+    """Folder of the data: data.root, else $CRFL_DATA_DIR, else ./data."""
+    return Path(exp.data.root or os.environ.get("CRFL_DATA_DIR") or "data").expanduser()
+
+
+def check_fits(exp: Experiment, data: FederatedData) -> None:
+    """DataError unless every client fills a batch, the attackers exist and the target is a class."""
+    smallest = 1 if exp.local.keep_last_batch else exp.local.batch_size
+    for name, size in zip(data.client_names, data.sizes, strict=True):
+        if size < smallest:
+            raise DataError(
+                f"{name} has {size} training samples, fewer than one batch of {smallest}: lower local.batch_size, "
+                "change data.clients or data.partition"
+                + ("" if exp.local.keep_last_batch or not size else ", or set local.keep_last_batch")
+            )
+    if exp.attack.active and exp.attack.clients > len(data.shards):
+        raise DataError(
+            f"attack.clients: found {exp.attack.clients}, allowed: 0 to {len(data.shards)} clients in the data"
+        )
+    if exp.attack.active and exp.attack.target >= data.num_classes:
+        raise DataError(
+            f"attack.target: found {exp.attack.target}, allowed: 0 to {data.num_classes - 1} in {data.name}"
+        )
+
+
+def _digits(exp: Experiment, download: bool) -> FederatedData:
+    x, y, test = digits.load_digits()
+    return FederatedData(
+        "digits", x, y, _deal(exp, y), test, 10, digits.SCALE, image_shape=digits.IMAGE_SHAPE, domain=(0.0, 1.0)
+    )
+
+
+def _mnist(exp: Experiment, download: bool) -> FederatedData:
+    x, y, test = images.load_mnist(data_root(exp), download)
+    return FederatedData(
+        "mnist", x, y, _deal(exp, y), test, 10, images.SCALE, image_shape=images.IMAGE_SHAPE, domain=(0.0, 1.0)
+    )
+
+
+def _emnist(exp: Experiment, download: bool) -> FederatedData:
+    x, y, test = images.load_emnist(data_root(exp), download)
+    return FederatedData(
+        "emnist",
+        x,
+        y,
+        _deal(exp, y),
+        test,
+        len(images.EMNIST_CLASSES),
+        images.SCALE,
+        class_names=images.EMNIST_CLASSES,
+        image_shape=images.IMAGE_SHAPE,
+        domain=(0.0, 1.0),
+    )
+
+
+def _deal(exp: Experiment, y: Tensor) -> partition.Shards:
+    """Rows of each client for data without natural clients."""
+    clients, generator = exp.data.clients, stream(exp.seed, "partition")
+    if not isinstance(clients, int):
+        raise DataError(f"data.clients: found {list(clients)}, allowed for {exp.data.name}: a number of clients")
+    if exp.data.partition == "iid":
+        return partition.iid(len(y), clients, generator)
+    if exp.data.partition == "dirichlet":
+        return partition.dirichlet(y, clients, exp.data.dirichlet_alpha, generator)
+    raise DataError(f"data.partition: found {exp.data.partition!r}, allowed for {exp.data.name}: 'iid' or 'dirichlet'")

@@ -1,0 +1,88 @@
+"""Dealing training samples out to clients. Every partition returns, for each client, the rows that it owns.
+
+Rows are int64 and rise within a client: the samples stay where they are, and each row has at most one owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from crfl.errors import DataError
+from crfl.rng import permutation
+
+Shards = tuple[Tensor, ...]
+
+
+def iid(samples: int, clients: int, generator: torch.Generator) -> Shards:
+    """Equal random shards of `samples` // `clients` rows each; the remainder of the division is nobody's.
+
+    DataError if there are more clients than samples.
+    """
+    _check_count(samples, clients)
+    order = permutation(samples, generator)[: samples // clients * clients]
+    return tuple(shard.sort().values for shard in order.view(clients, -1))
+
+
+def dirichlet(y: Tensor, clients: int, alpha: float, generator: torch.Generator) -> Shards:
+    """Unequal label mixes: the samples of each label are dealt out in shares drawn from Dirichlet(alpha, ..., alpha).
+
+    Small `alpha` gives each label to few clients; large `alpha` approaches an iid partition. Every sample finds an
+    owner, sizes differ, and a client may come out small or empty. y: labels, (n,) int64. Source of the scheme: Hsu,
+    Qi, Brown 2019 (arXiv 1909.06335), with the prior uniform and the roles of label and client exchanged, so that
+    all samples are used. DataError if there are more clients than samples.
+    """
+    _check_count(len(y), clients)
+    random = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
+    owner = torch.empty(len(y), dtype=torch.int64)
+    for label in np.unique(y.numpy()).tolist():
+        rows = (y == label).nonzero().flatten()
+        rows = rows[permutation(len(rows), generator)]
+        cuts = np.rint(np.cumsum(_dirichlet_shares(random, clients, alpha))[:-1] * len(rows))
+        owner[rows] = torch.from_numpy(np.searchsorted(cuts, np.arange(len(rows)), side="right"))
+    return _rows_of(owner.numpy(), clients)
+
+
+def natural(keys: npt.NDArray[np.int64], clients: Sequence[int] | None = None) -> Shards:
+    """One client a key: client k owns the rows whose key is `clients[k]`; rows of other keys are nobody's.
+
+    keys: (n,) integers, one a sample. clients: keys in client order; None means all of them in rising order.
+    DataError if a client owns no row.
+    """
+    keys = np.asarray(keys)
+    wanted = np.unique(keys) if clients is None else np.asarray(clients)
+    number = {int(key): client for client, key in enumerate(wanted)}
+    if len(number) < len(wanted):
+        raise DataError(f"partition: found clients {wanted.tolist()}, allowed: every key once")
+    values, inverse = np.unique(keys, return_inverse=True)
+    owner = np.array([number.get(int(v), -1) for v in values], dtype=np.int64)[inverse]
+    shards = _rows_of(owner, len(wanted))
+    empty = [int(key) for key, rows in zip(wanted, shards, strict=True) if not len(rows)]
+    if empty:
+        raise DataError(f"partition: no sample has the key {empty[0]}; leave this client out")
+    return shards
+
+
+def _dirichlet_shares(random: np.random.Generator, clients: int, alpha: float) -> npt.NDArray[np.float64]:
+    """One draw of Dirichlet(alpha, ..., alpha); one client takes all if alpha is so small that every share is 0."""
+    shares = random.dirichlet(np.full(clients, alpha))
+    if not np.isfinite(shares).all() or not np.isclose(shares.sum(), 1.0):
+        shares = np.eye(clients)[random.integers(clients)]
+    return shares
+
+
+def _rows_of(owner: npt.NDArray[np.int64], clients: int) -> Shards:
+    """Rows of each client 0 .. clients - 1, in rising order; owner -1 is nobody."""
+    order = np.argsort(owner, kind="stable")
+    edges = np.searchsorted(owner[order], np.arange(clients + 1))
+    return tuple(torch.from_numpy(order[a:b].astype(np.int64)) for a, b in pairwise(edges.tolist()))
+
+
+def _check_count(samples: int, clients: int) -> None:
+    if not 1 <= clients <= samples:
+        raise DataError(f"data.clients: found {clients}, allowed: 1 to the number of training samples = {samples}")

@@ -1,0 +1,71 @@
+"""Curves to axes: draws, never saves, never computes. Every function returns the Axes that it drew on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from crfl.certification.certify import Certificate
+
+_POINTS = 1000
+
+
+def certified_accuracy(
+    curves: Mapping[str, tuple[Certificate, npt.ArrayLike]], ax: Axes | None = None, **style: Any
+) -> Axes:
+    """Share of test samples that are correct and certified at radius r: one curve for each label."""
+    ax = _axes(ax, "radius $r$ (l2 norm of the backdoor)", "certified accuracy")
+    grid = radius_grid(*(certificate for certificate, _ in curves.values()))
+    for label, (certificate, labels) in curves.items():
+        ax.plot(grid, certificate.certified_accuracy(labels, grid), label=label, **style)
+    return _finish(ax, grid)
+
+
+def certified_rate(curves: Mapping[str, Certificate], ax: Axes | None = None, **style: Any) -> Axes:
+    """Share of test samples certified at radius r, right or wrong: one curve for each label."""
+    ax = _axes(ax, "radius $r$ (l2 norm of the backdoor)", "certified rate")
+    grid = radius_grid(*curves.values())
+    for label, certificate in curves.items():
+        ax.plot(grid, certificate.certified_rate(grid), label=label, **style)
+    return _finish(ax, grid)
+
+
+def training(history: pd.DataFrame, attack_round: int | None = None, ax: Axes | None = None) -> Axes:
+    """Accuracy and attack success rate over the rounds of one run."""
+    ax = _axes(ax, "round", "share of test samples")
+    ax.plot(history["round"], history["accuracy"], label="accuracy")
+    if history["attack_success_rate"].notna().any():
+        ax.plot(history["round"], history["attack_success_rate"], "--", label="attack success rate")
+    if attack_round is not None:
+        ax.axvline(attack_round, color="0.6", linewidth=0.8, linestyle=":", label="attack")
+    return _finish(ax, history["round"].to_numpy(dtype=float))
+
+
+def radius_grid(*certificates: Certificate) -> npt.NDArray[np.float64]:
+    """Radii from 0 to just beyond the largest finite one of the certificates (or 1), fine enough to show the steps."""
+    largest = max((float(np.max(c.radius, where=np.isfinite(c.radius), initial=0.0)) for c in certificates), default=0)
+    return np.linspace(0.0, 1.05 * largest or 1.0, _POINTS)
+
+
+def _axes(ax: Axes | None, x: str, y: str) -> Axes:
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(5.0, 3.5), layout="constrained")[1]
+    ax.set(xlabel=x, ylabel=y)
+    return ax
+
+
+def _finish(ax: Axes, x: npt.NDArray[np.float64]) -> Axes:
+    ax.set_xlim(float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1)
+    ax.set_ylim(0, 1.02)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,251 @@
+"""Run folders: what a run was asked, what it did and what came of it, in files that outlive the process.
+
+    settings.yaml           the experiment
+    record.json             what happened in training, for certification
+    history.csv             a row a round
+    params.safetensors      the final model; written last: its presence says that training is complete
+    checkpoints/            the models of the rounds asked for
+    resume.safetensors      the state after some round, while training is not complete
+    certificates/           per certificate a CSV (a row a test sample), a JSON (what it rests on) and its votes
+    plots/                  PNG and PDF
+    versions.json           of crfl, Python and the packages that compute
+
+Every file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from crfl.config import Experiment
+from crfl.data.federated import FederatedData
+from crfl.errors import StoreError
+from crfl.training.loop import Stack, TrainingState
+from crfl.training.models import SoftmaxRegression
+from crfl.training.record import TrainingRecord
+from crfl.training.run import TrainingRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from crfl.certification.certificate import Certificate
+
+SAVE_SECONDS = 5.0
+"""Time between two saves of an unfinished run."""
+
+
+def train(
+    folder: str | Path,
+    exp: Experiment,
+    data: FederatedData,
+    *,
+    benign: bool = False,
+    checkpoints: Sequence[int] = (),
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> TrainingRun:
+    """`crfl.train` in a run folder: starts, resumes where it stopped (bit for bit), or loads what is complete.
+
+    Raises StoreError if the folder holds another experiment's training.
+    """
+    from tqdm.auto import tqdm
+
+    folder = Path(folder)
+    key = training_key(exp, data, benign, checkpoints)
+    _claim(folder, exp, key)
+    if (folder / "params.safetensors").exists():
+        return load_run(folder, exp)
+    stack = Stack((exp,), (benign,), data, tuple(checkpoints))
+    state = _read_state(folder / "resume.safetensors") or stack.start()
+    saved = time.monotonic()
+    bar = tqdm(
+        stack.rounds(state, device),
+        initial=state.round,
+        total=stack.num_rounds,
+        desc="training",
+        unit="round",
+        disable=not progress,
+    )
+    try:
+        for state in bar:
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _write_state(folder / "resume.safetensors", state)
+                saved = time.monotonic()
+    except BaseException:  # Ctrl-C above all: keep what was done, then let it through
+        if state.round:
+            _write_state(folder / "resume.safetensors", state)
+        raise
+    run = stack.finish(state)[0]
+    save_run(folder, run)
+    (folder / "resume.safetensors").unlink(missing_ok=True)
+    return run
+
+
+def training_key(
+    exp: Experiment, data: FederatedData, benign: bool = False, checkpoints: Sequence[int] = ()
+) -> dict[str, str]:
+    """All that training depends on, as a digest for each part."""
+    settings = exp.to_dict()
+    parts = {group: settings[group] for group in ("seed", "local", "server", "attack")}
+    parts |= {"benign": benign, "checkpoints": sorted(checkpoints)}
+    digests = {name: _digest(json.dumps(value).encode()) for name, value in parts.items()}
+    tensors = [data.x, data.y, *data.shards, data.test.x, data.test.y]
+    return digests | {"data": _digest(*(t.contiguous().numpy().data for t in tensors))}
+
+
+def save_run(folder: str | Path, run: TrainingRun) -> None:
+    """Write settings, record, history, checkpoints and, last, the final parameters."""
+    folder = Path(folder)
+    model = {
+        "model": run.model.name,
+        "num_features": str(run.model.num_features),
+        "num_classes": str(run.model.num_classes),
+    }
+    write_atomic(folder / "settings.yaml", run.experiment.to_yaml())
+    write_atomic(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_atomic(folder / "record.json", json.dumps(run.record.to_dict(), allow_nan=False) + "\n")
+    write_atomic(folder / "history.csv", run.history.to_csv(index=False, na_rep="nan"))
+    for round_, params in run.checkpoints.items():
+        write_atomic(folder / "checkpoints" / f"round-{round_:05d}.safetensors", save({"params": params}, model))
+    write_atomic(folder / "params.safetensors", save({"params": run.params}, model))
+
+
+def load_run(folder: str | Path, exp: Experiment | None = None) -> TrainingRun:
+    """The finished run in `folder`, under its own settings or, to certify it anew, under `exp`.
+
+    Raises StoreError if the folder holds no finished run.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    if not (folder / "params.safetensors").exists():
+        raise StoreError(f"{folder}: no finished run here (params.safetensors is missing); `crfl run` makes one")
+    tensors, metadata = read_tensors(folder / "params.safetensors")
+    return TrainingRun(
+        experiment=exp or Experiment.from_yaml(folder / "settings.yaml"),
+        model=SoftmaxRegression(int(metadata["num_features"]), int(metadata["num_classes"])),
+        params=tensors["params"],
+        record=TrainingRecord.from_dict(json.loads((folder / "record.json").read_text(encoding="utf-8"))),
+        history=pd.read_csv(folder / "history.csv", dtype=str).astype(float).astype({"round": int}),  # to the last bit
+        checkpoints={
+            int(path.stem.removeprefix("round-")): read_tensors(path)[0]["params"]
+            for path in sorted((folder / "checkpoints").glob("round-*.safetensors"))
+        },
+    )
+
+
+def save_certificate(folder: str | Path, name: str, certificate: Certificate, labels: Tensor) -> None:
+    """Write certificates/<name>.csv (a row a certified sample, with its label) and .json (settings, assumptions)."""
+    place = Path(folder) / "certificates"
+    frame = certificate.to_frame()
+    frame.insert(1, "label", labels.numpy()[certificate.indices])
+    write_atomic(place / f"{name}.csv", frame.to_csv(index=False))
+    about = {
+        "kind": certificate.kind,
+        "bounds": certificate.bounds,
+        "critical_radius": _or_none(certificate.critical_radius),
+        "assumptions": list(certificate.assumptions),
+        "warnings": list(certificate.warnings),
+        "crfl": versions()["crfl"],
+    }
+    write_atomic(place / f"{name}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
+
+
+def save_plot(folder: str | Path, name: str, ax: Axes) -> None:
+    """Write plots/<name>.png and .pdf of the figure that holds `ax`."""
+    import io
+
+    for suffix in ("png", "pdf"):
+        buffer = io.BytesIO()
+        ax.get_figure(root=True).savefig(buffer, format=suffix, dpi=200, bbox_inches="tight")  # type: ignore[union-attr]
+        write_atomic(Path(folder) / "plots" / f"{name}.{suffix}", buffer.getvalue())
+
+
+def versions() -> dict[str, str]:
+    """Versions of crfl, Python and the packages that compute."""
+    packages = ("crfl", "torch", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: beside it first, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as sink:
+            sink.write(content.encode() if isinstance(content, str) else content)
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; StoreError if it is not one."""
+    try:
+        with safe_open(path, framework="pt") as source:
+            return {name: source.get_tensor(name) for name in source.keys()}, source.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # safetensors has no public error class
+        raise StoreError(f"{path}: cannot be read as safetensors ({error}); delete it to start anew") from None
+
+
+def _claim(folder: Path, exp: Experiment, key: dict[str, str]) -> None:
+    """Mark a fresh folder as this training's; StoreError if it is another's."""
+    path = folder / "training.json"
+    if not path.exists():
+        write_atomic(folder / "settings.yaml", exp.to_yaml())
+        write_atomic(path, json.dumps(key, indent=2) + "\n")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in key if found.get(name) != key[name]]
+    if different:
+        raise StoreError(
+            f"{folder}: holds a run that differs in {', '.join(different)} (see its settings.yaml); "
+            "choose another folder with --out, or delete this one"
+        )
+
+
+def _write_state(path: Path, state: TrainingState) -> None:
+    tensors = {
+        "params": state.params,
+        "measures": torch.stack(state.measures),
+        "weights": torch.stack(state.weights),
+        **{f"checkpoint {round_}": params for round_, params in state.checkpoints.items()},
+    }
+    write_atomic(path, save({name: t.cpu().contiguous() for name, t in tensors.items()}))
+
+
+def _read_state(path: Path) -> TrainingState | None:
+    if not path.exists():
+        return None
+    tensors, _ = read_tensors(path)
+    checkpoints = {int(n.split()[1]): t for n, t in tensors.items() if n.startswith("checkpoint ")}
+    return TrainingState(
+        tensors["params"], tuple(tensors["measures"].unbind()), tuple(tensors["weights"].unbind()), checkpoints
+    )
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if abs(value) != float("inf") else None

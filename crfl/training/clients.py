@@ -1,0 +1,110 @@
+"""Local SGD of many clients at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from crfl import rng
+from crfl.config import Local
+from crfl.data.federated import FederatedData
+from crfl.training.attack import Attacker
+from crfl.training.models import SoftmaxRegression
+
+CHUNK_BYTES = 2**26
+"""Memory for the batches and models of the clients that are trained together."""
+
+
+def local_steps(sizes: Sequence[int], local: Local) -> npt.NDArray[np.int64]:
+    """tau_i: local steps a round of clients with n_i samples each, (N,)."""
+    n = np.asarray(sizes, dtype=np.int64)
+    batches = -(-n // local.batch_size) if local.keep_last_batch else n // local.batch_size
+    return batches * local.epochs
+
+
+def batches(
+    data: FederatedData, clients: npt.NDArray[np.int64], local: Local, seed: int, round_: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """For each local step the training rows (k, batch_size) of the first k clients, -1 for padding.
+
+    `clients` come in falling order of their numbers of steps; those that have finished drop out at the end. Each
+    client's order is drawn from (seed, round, client, epoch), so it does not depend on who else is listed.
+    """
+    plans: list[list[npt.NDArray[np.int64]]] = [[] for _ in clients]
+    sizes = [data.sizes[c] for c in clients]
+    for epoch in range(local.epochs):
+        for plan, client, order in zip(
+            plans, clients, rng.shuffles(seed, "batches", round_, clients, sizes, epoch), strict=True
+        ):
+            rows = data.shards[client].numpy()[order]
+            spare = len(rows) % local.batch_size
+            if spare and local.keep_last_batch:
+                rows = np.pad(rows, (0, local.batch_size - spare), constant_values=-1)
+            plan.extend(rows[: len(rows) - len(rows) % local.batch_size].reshape(-1, local.batch_size))
+    for step in range(len(plans[0])):
+        yield np.stack([plan[step] for plan in plans if step < len(plan)])
+
+
+def local_updates(
+    model: SoftmaxRegression,
+    params: Tensor,
+    data: FederatedData,
+    local: Local,
+    *,
+    seed: int,
+    round_: int,
+    attackers: Sequence[Attacker] | None = None,
+) -> Tensor:
+    """What each client's local SGD adds to `params` (S, P) in one round, (clients, S, P), not scaled by gamma.
+
+    Without `attackers`: all clients on clean data. With: only the attackers, on the same batches poisoned.
+    `data` lies on the device of `params`.
+    """
+    chosen = np.arange(len(data.shards)) if attackers is None else np.array([a.client for a in attackers])
+    steps = local_steps([data.sizes[c] for c in chosen], local)
+    order = np.argsort(-steps, kind="stable")
+    per_client = 4 * (local.batch_size * data.num_features + 2 * params.numel())
+    chunk = max(1, CHUNK_BYTES // per_client)
+    updates = params.new_empty(len(chosen), *params.shape)
+    for members in np.split(order, range(chunk, len(order), chunk)):
+        poisoners = None if attackers is None else [attackers[i] for i in members]
+        plan = batches(data, chosen[members], local, seed, round_)
+        updates[torch.from_numpy(members)] = _train(model, params, data, local, plan, len(members), poisoners)
+    return updates
+
+
+def _train(
+    model: SoftmaxRegression,
+    params: Tensor,
+    data: FederatedData,
+    local: Local,
+    plan: Iterator[npt.NDArray[np.int64]],
+    clients: int,
+    attackers: Sequence[Attacker] | None,
+) -> Tensor:
+    """Updates (clients, S, P) after the steps of the plan."""
+    device, size, d = params.device, local.batch_size, data.num_features
+    trainer = model.local_sgd(params, clients, data.scale if attackers is None else 1.0)
+    stored = torch.empty(clients * size, d, dtype=data.x.dtype, device=device)
+    widened = stored if data.x.dtype == torch.float32 else torch.empty(clients * size, d, device=device)
+    rate = params.new_full((clients, 1, 1), local.learning_rate)
+    decay = rate * local.weight_decay if local.weight_decay else None
+    for plan_rows in plan:
+        k = len(plan_rows)
+        real = torch.from_numpy(plan_rows >= 0).to(device) if local.keep_last_batch else None
+        rows = torch.from_numpy(plan_rows).to(device).clamp_(min=0).flatten()
+        # Rows are gathered as stored (bytes for images) and widened in a buffer that every step reuses.
+        torch.index_select(data.x, 0, rows, out=stored[: k * size])
+        x = widened[: k * size] if widened is stored else widened[: k * size].copy_(stored[: k * size])
+        x, y = x.view(k, size, d), data.y[rows].view(k, size)
+        if attackers is not None:
+            x = x.mul_(data.scale)
+            for attacker, batch, labels in zip(attackers, x, y, strict=False):
+                attacker.poison(batch, labels)
+        share = 1 / size if real is None else (real / real.sum(1, keepdim=True)).unsqueeze(1)
+        trainer.step(x, y, rate[:k] * share, None if decay is None else decay[:k])
+    return trainer.updates()

@@ -1,0 +1,60 @@
+"""Loss, accuracy and attack success of whole stacks of models on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crfl.config import Attack, Experiment
+from crfl.data.federated import FederatedData
+from crfl.training.models import SoftmaxRegression
+from crfl.training.triggers import Trigger, make_trigger
+
+MEASURES = ("loss", "accuracy", "attack_success_rate")
+
+
+class Evaluation:
+    """The test set, laid out once for `measure`; a backdoored set is kept as its difference from the clean one.
+
+    Attack success counts triggered samples of other classes that are predicted as the target; NaN where nobody attacks.
+    """
+
+    def __init__(self, data: FederatedData, experiments: Sequence[Experiment]) -> None:
+        """One experiment for each of the S runs that `measure` will see."""
+        self.x, self.y = data.test.x, data.test.y
+        changes: dict[Attack, tuple[Tensor, Tensor]] = {}
+        self.backdoors: list[tuple[int, Tensor, Tensor] | None] = []
+        for exp in experiments:
+            if not exp.attack.active:
+                self.backdoors.append(None)
+                continue
+            look = exp.attack.model_copy(update={"round": None, "clients": 0, "scale": 1.0, "poisoned_per_batch": 0})
+            if look not in changes:
+                changes[look] = _sparse_change(self.x, make_trigger(exp, data))
+            self.backdoors.append((exp.attack.target, *changes[look]))
+
+    def measure(self, model: SoftmaxRegression, params: Tensor) -> Tensor:
+        """Mean cross entropy, accuracy and attack success rate of params (S, P): (S, 3) float64."""
+        weights, bias = model.split(params)
+        logits = (weights.flatten(0, 1) @ self.x.mT).view(*bias.shape, -1) + bias.unsqueeze(2)
+        labels = self.y.expand(len(params), -1)
+        loss = functional.cross_entropy(logits, labels, reduction="none").mean(1, dtype=torch.float64)
+        accuracy = (logits.argmax(1) == labels).double().mean(1)
+        success = torch.full_like(accuracy, torch.nan)
+        for run, backdoor in enumerate(self.backdoors):
+            if backdoor is not None:
+                target, columns, change = backdoor
+                moved = logits[run] + weights[run][:, columns] @ change.mT
+                others = self.y != target
+                success[run] = ((moved.argmax(0) == target) & others).sum() / others.sum()
+        return torch.stack([loss, accuracy, success], dim=1)
+
+
+def _sparse_change(x: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
+    """The columns (k,) that the trigger touches and its change of them (m, k): few for a pixel pattern."""
+    change = trigger(x).sub_(x)
+    columns = change.any(dim=0).nonzero().flatten()
+    return columns, change[:, columns]

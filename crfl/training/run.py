@@ -1,0 +1,107 @@
+"""What a training run leaves behind: the model, the record and the history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from crfl.config import Experiment
+from crfl.data.federated import FederatedData
+from crfl.training.attack import Attacker, attackers
+from crfl.training.evaluation import MEASURES
+from crfl.training.models import SoftmaxRegression
+from crfl.training.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NORMS = ("start_norm", "start_spectral_norm", "pre_clip_norm", "distance")
+"""Norms measured in every round; the distance is that to the first run of a stack."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A trained global model and how it came about."""
+
+    experiment: Experiment
+    model: SoftmaxRegression
+    params: Tensor
+    """(P,) float32: the final model, clipped, without noise."""
+    record: TrainingRecord
+    history: pd.DataFrame
+    """A row a round: loss, accuracy and attack success of the clipped model on the test set, and the norms."""
+    checkpoints: dict[int, Tensor] = field(default_factory=dict)
+    """The clipped model (P,) after each round asked for: the final model of a run of so many rounds."""
+
+
+def history(exp: Experiment, measures: Tensor, with_distance: bool = False) -> pd.DataFrame:
+    """The history of a run from its `measures` (T, 7): NORMS, then MEASURES, round by round."""
+    import pandas as pd
+
+    frame = pd.DataFrame(measures.numpy(), columns=[*NORMS, *MEASURES])
+    frame.insert(0, "round", range(1, len(frame) + 1))
+    frame["clip_norm"] = [exp.server.clip.norm(t) for t in frame["round"]]
+    frame["noise_std"] = [_noise_std(exp, t) for t in frame["round"]]
+    return frame[["round", *MEASURES, *NORMS[:3], "clip_norm", "noise_std", *NORMS[3:][:with_distance]]]
+
+
+def record(
+    exp: Experiment, data: FederatedData, model: SoftmaxRegression, benign: bool, measures: Tensor, weights: Tensor
+) -> TrainingRecord:
+    """The record of a run from its settings, its `measures` (T, 7) and its aggregation `weights` (T, N)."""
+    crews = attackers(exp, data)
+    rounds = tuple(
+        RoundRecord(
+            round=t,
+            start_norm=float(row[0]),
+            start_spectral_norm=float(row[1]),
+            pre_clip_norm=float(row[2]),
+            clip_norm=exp.server.clip.norm(t),
+            noise_std=_noise_std(exp, t),
+            weights=tuple(shares.tolist()),
+            attackers=tuple(_attacker(exp, data, a, float(shares[a.client])) for a in crews.get(t, ())),
+        )
+        for t, (row, shares) in enumerate(zip(measures, weights, strict=True), start=1)
+    )
+    return TrainingRecord(
+        model=model.name,
+        num_features=data.num_features,
+        num_classes=data.num_classes,
+        aggregation=exp.server.aggregation,
+        optimizer="sgd",
+        learning_rates=(exp.local.learning_rate,) * len(data.shards),
+        weight_decay=exp.local.weight_decay,
+        batch_size=exp.local.batch_size,
+        epochs=exp.local.epochs,
+        keep_last_batch=exp.local.keep_last_batch,
+        update_clip=exp.server.update_clip,
+        client_names=data.client_names,
+        client_sizes=data.sizes,
+        max_feature_norm=data.max_feature_norm,
+        domain=data.domain,
+        benign=benign,
+        seed=exp.seed,
+        rounds=rounds,
+    )
+
+
+def _noise_std(exp: Experiment, round_: int) -> float:
+    """sigma_t: the last round only clips."""
+    return exp.server.noise if round_ < exp.server.rounds else 0.0
+
+
+def _attacker(exp: Experiment, data: FederatedData, attacker: Attacker, weight: float) -> AttackerRecord:
+    local, size = exp.local, data.sizes[attacker.client]
+    return AttackerRecord(
+        client=attacker.client,
+        weight=weight,
+        scale=attacker.scale,
+        learning_rate=local.learning_rate,
+        poison_ratios=poison_ratios(
+            size, attacker.poisoned_per_batch, local.batch_size, local.epochs, local.keep_last_batch
+        ),
+        magnitude=attacker.magnitude,
+        label_flip=True,
+    )

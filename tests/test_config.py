@@ -1,0 +1,122 @@
+"""Settings: every problem is named, and nothing wrong gets in."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crfl
+from crfl.errors import SettingsError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def problems(settings):
+    with pytest.raises(SettingsError) as caught:
+        crfl.Experiment.from_dict(settings)
+    return caught.value.problems
+
+
+def test_defaults_are_the_digits_config():
+    assert crfl.Experiment.from_yaml(CONFIGS / "digits.yaml") == crfl.Experiment()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_yaml_round_trip(path, tmp_path):
+    exp = crfl.Experiment.from_yaml(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(exp.to_yaml())
+    assert crfl.Experiment.from_yaml(copy) == exp
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "found", "allowed"),
+    [
+        ({"server": {"noise": -0.1}}, "server.noise", "-0.1", "greater than or equal to 0"),
+        ({"server": {"noise": math.nan}}, "server.noise", "nan", "a number"),
+        ({"server": {"noise": "nan"}}, "server.noise", "nan", "a number"),
+        ({"server": {"noise": math.inf}}, "server.noise", "inf", "finite"),
+        ({"server": {"clip": {"start": math.nan}}}, "server.clip.start", "nan", "a number"),
+        ({"server": {"clip": {"start": 0}}}, "server.clip.start", "0", "greater than 0"),
+        ({"server": {"nois": 1}}, "server.nois", "unknown", "noise"),
+        ({"serve": {}}, "serve", "unknown", "server"),
+        ({"server": 3}, "server", "3", "dictionary"),
+        ({"attack": {"round": 61}}, "attack.round", "61", "server.rounds = 60"),
+        ({"attack": {"round": 0}}, "attack.round", "0", "greater than or equal to 1"),
+        ({"attack": {"clients": 11}}, "attack.clients", "11", "data.clients = 10"),
+        ({"attack": {"poisoned_per_batch": 21}}, "attack.poisoned_per_batch", "21", "local.batch_size = 20"),
+        ({"attack": {"clients": True}}, "attack.clients", "True", "a number"),
+        ({"local": {"batch_size": 2.5}}, "local.batch_size", "2.5", "integer"),
+        ({"smoothing": {"alpha": 1}}, "smoothing.alpha", "1", "less than 1"),
+        ({"data": {"name": "cifar"}}, "data.name", "cifar", "mnist"),
+    ],
+)
+def test_each_problem_names_key_found_and_allowed(settings, key, found, allowed):
+    (problem,) = problems(settings)
+    assert problem.startswith(f"{key}: ")
+    assert found in problem
+    assert allowed in problem
+
+
+def test_all_problems_in_one_go():
+    wrong = {
+        "server": {"noise": -1, "rounds": 5},
+        "attack": {"round": 9, "clients": 99, "poisoned_per_batch": 0.5},
+        "typo": 1,
+    }
+    keys = [p.split(":")[0] for p in problems(wrong)]
+    assert keys == ["server.noise", "attack.poisoned_per_batch", "typo", "attack.round", "attack.clients"]
+
+
+def test_no_conflict_is_reported_for_a_value_that_is_wrong_itself():
+    assert [p.split(":")[0] for p in problems({"attack": {"clients": -1}})] == ["attack.clients"]
+
+
+def test_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        crfl.Experiment().seed = 1  # type: ignore[misc]
+
+
+def test_override_returns_a_changed_copy():
+    exp = crfl.Experiment()
+    changed = exp.override({"attack.scale": 50.0, "server.clip.cap": 7, "attack.round": None})
+    assert (changed.attack.scale, changed.server.clip.cap, changed.attack.round) == (50.0, 7.0, None)
+    assert exp == crfl.Experiment()
+    assert changed.override({"attack": exp.attack, "server.clip": exp.server.clip}) == exp
+
+
+@pytest.mark.parametrize("key", ["attack.scal", "seed.x", "nothing.at.all", "server.noise.std"])
+def test_override_refuses_unknown_keys(key):
+    with pytest.raises(SettingsError, match=key.split(".")[0]):
+        crfl.Experiment().override({key: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("server: [", "not valid YAML"), ("- 1", "groups of settings"), ("seed: 1\nseed: 2", "seed given twice")],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message) as caught:
+        crfl.Experiment.from_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file():
+    with pytest.raises(SettingsError, match="cannot be read"):
+        crfl.Experiment.from_yaml("nowhere.yaml")
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("local: {learning_rate: 1e-3}")  # a string to YAML 1.1
+    assert crfl.Experiment.from_yaml(path).local.learning_rate == 1e-3
+
+
+@given(st.integers(1, 10**6), st.floats(0.01, 100), st.floats(0, 10), st.floats(0.01, 1e3))
+def test_clip_schedule(round_, start, slope, cap):
+    clip = crfl.Experiment().override({"server.clip": {"start": start, "slope": slope, "cap": cap}}).server.clip
+    assert clip.norm(round_) == min(start + slope * round_, cap)

@@ -1,0 +1,122 @@
+"""Run folders: whole files, killed runs that end in the same bits, other runs' folders left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+import crfl
+from crfl import store
+from crfl.errors import StoreError
+
+EXP = crfl.Experiment().override({"server.rounds": 8, "attack.round": 3})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return crfl.load_data(EXP)
+
+
+def assert_same(a, b):
+    assert torch.equal(a.params, b.params)
+    assert a.record == b.record
+    assert a.experiment == b.experiment
+    assert a.model == b.model
+    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+    assert a.checkpoints.keys() == b.checkpoints.keys()
+    assert all(torch.equal(a.checkpoints[t], b.checkpoints[t]) for t in a.checkpoints)
+
+
+def test_a_run_survives_its_folder(data, tmp_path):
+    run = store.train(tmp_path, EXP, data, checkpoints=[2, 5])
+    assert_same(run, crfl.load_run(tmp_path))
+    assert_same(run, crfl.train(EXP, data, checkpoints=[2, 5]))
+    assert not (tmp_path / "resume.safetensors").exists()
+    assert not list(tmp_path.rglob("*.partial"))
+    assert json.loads((tmp_path / "versions.json").read_text())["crfl"] == crfl.__version__
+
+
+def test_a_finished_run_is_not_trained_again(data, tmp_path, monkeypatch):
+    run = store.train(tmp_path, EXP, data)
+    monkeypatch.setattr(store, "Stack", None)
+    other_smoothing = EXP.override({"smoothing.samples": 7})
+    again = store.train(tmp_path, other_smoothing, data)
+    assert torch.equal(again.params, run.params)
+    assert again.experiment == other_smoothing
+
+
+def test_an_interrupted_run_goes_on_in_the_same_bits(data, tmp_path, monkeypatch):
+    whole = crfl.train(EXP, data, checkpoints=[2, 5])
+    original = store.Stack._round
+
+    def interrupted(self, state, *rest):
+        if state.round == 4:
+            raise KeyboardInterrupt
+        return original(self, state, *rest)
+
+    monkeypatch.setattr(store.Stack, "_round", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.train(tmp_path, EXP, data, checkpoints=[2, 5])
+    with pytest.raises(StoreError, match="no finished run"):
+        crfl.load_run(tmp_path)
+    monkeypatch.setattr(store.Stack, "_round", original)
+    assert_same(store.train(tmp_path, EXP, data, checkpoints=[2, 5]), whole)
+
+
+def test_a_killed_run_goes_on_in_the_same_bits(data, tmp_path):
+    """SIGKILL in the middle, at a moment of the machine's choosing."""
+    exp = EXP.override({"server.rounds": 400})
+    script = textwrap.dedent(f"""
+        import crfl
+        from crfl import store
+        store.SAVE_SECONDS = 0.0
+        exp = crfl.Experiment.from_dict({exp.to_dict()!r})
+        store.train({str(tmp_path)!r}, exp, crfl.load_data(exp))
+    """).replace("inf", "float('inf')")
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "resume.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(store.read_tensors(tmp_path / "resume.safetensors")[0]["measures"])
+    assert 0 < done < 400
+    assert_same(store.train(tmp_path, exp, data), crfl.train(exp, data))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"attack.scale": 7.0}, "attack"), ({"seed": 1}, "seed"), ({"local.learning_rate": 0.01}, "local")],
+)
+def test_another_runs_folder_is_left_alone(data, tmp_path, change, named):
+    run = store.train(tmp_path, EXP, data)
+    with pytest.raises(StoreError, match=f"differs in .*{named}"):
+        store.train(tmp_path, EXP.override(change), data)
+    assert_same(run, crfl.load_run(tmp_path))
+
+
+def test_damaged_files_are_named(data, tmp_path):
+    store.train(tmp_path, EXP, data)
+    (tmp_path / "params.safetensors").write_bytes(b"half a file")
+    with pytest.raises(StoreError, match=r"params.safetensors: cannot be read"):
+        crfl.load_run(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    store.write_atomic(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        store.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
