@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from crfl.certification.certificate import Certificate
-    from crfl.config import Experiment
     from crfl.data.federated import Split
     from crfl.training.run import TrainingRun
 
@@ -79,10 +79,10 @@ def run(config: Path, changes: dict[str, Any], out: Path | None, device: str, ch
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
     splits = {"clean": data.test} | ({"backdoored": backdoored(exp, data)} if exp.attack.active else {})
-    _certify(folder, exp, result, splits, device)
+    _certify(folder, replace(result, params=result.params.to(device)), splits)
 
 
-def _certify(folder: Path, exp: Experiment, result: TrainingRun, splits: dict[str, Split], device: str) -> None:
+def _certify(folder: Path, result: TrainingRun, splits: dict[str, Split]) -> None:
     """Certificates, plots and the table of a finished run."""
     import matplotlib
 
@@ -92,15 +92,19 @@ def _certify(folder: Path, exp: Experiment, result: TrainingRun, splits: dict[st
 
     certificates = {}
     for name, split in splits.items():
-        certificates[name] = certify(result, split, kind="published", device=device)
+        certificates[name] = certify(result, split, kind="published")
         store.save_certificate(folder, f"published-{name}", certificates[name], split.y)
     pairs = {f"{name} test set": (c, splits[name].y) for name, c in certificates.items()}
     store.save_plot(folder, "certified-accuracy", plots.certified_accuracy(pairs))
     store.save_plot(folder, "certified-rate", plots.certified_rate({k: c for k, (c, _) in pairs.items()}))
-    attack_round = exp.attack.round if exp.attack.active else None
+    attack = result.experiment.attack
+    attack_round = attack.round if attack.active else None
     store.save_plot(folder, "training", plots.training(result.history, attack_round))
-    last = result.history.iloc[-1]
-    click.echo(f"accuracy {last['accuracy']:.4f}   attack success rate {last['attack_success_rate']:.4f}")
+    history = result.history
+    click.echo(f"accuracy {history['accuracy'].iloc[-1]:.4f}", nl=not attack.active)
+    if attack.active:
+        success = history["attack_success_rate"]
+        click.echo(f"   attack success rate {success.iloc[-1]:.4f}, at most {success.max():.4f}")
     click.echo(_table(certificates, splits).to_string(index=False))
     for warning in certificates["clean"].warnings:
         click.echo(f"note: {warning}")
@@ -123,3 +127,7 @@ def _table(certificates: dict[str, Certificate], splits: dict[str, Split]) -> pd
             shown = {f"r={r:.3g}": f"{v:.4f}" for r, v in zip(radii, values, strict=True)}
             rows.append({"test set": name, "": curve, **shown, "critical": f"{certificate.critical_radius:.4f}"})
     return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()

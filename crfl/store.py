@@ -30,6 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
@@ -148,20 +149,34 @@ def load_run(folder: str | Path, exp: Experiment | None = None) -> TrainingRun:
 
 
 def save_certificate(folder: str | Path, name: str, certificate: Certificate, labels: Tensor) -> None:
-    """Write certificates/<name>.csv (a row a certified sample, with its label) and .json (settings, assumptions)."""
+    """Write certificates/<name>.csv (a row a certified sample, with its label), .json (assumptions) and the votes."""
     place = Path(folder) / "certificates"
     frame = certificate.to_frame()
     frame.insert(1, "label", labels.numpy()[certificate.indices])
     write_atomic(place / f"{name}.csv", frame.to_csv(index=False))
     about = {
         "kind": certificate.kind,
-        "bounds": certificate.bounds,
+        "bounds": certificate.bounds and certificate.bounds.method,
         "critical_radius": _or_none(certificate.critical_radius),
         "assumptions": list(certificate.assumptions),
         "warnings": list(certificate.warnings),
         "crfl": versions()["crfl"],
     }
     write_atomic(place / f"{name}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
+    if certificate.votes is not None:
+        save_votes(place / f"{name}.votes.safetensors", certificate.votes)
+
+
+def save_votes(path: Path, votes: VoteCounts) -> None:
+    """Write the counts (m, C) with the number of models and the noise."""
+    about = {"samples": str(votes.samples), "noise": repr(votes.noise)}
+    write_atomic(path, save({"counts": torch.from_numpy(votes.counts)}, about))
+
+
+def load_votes(path: Path) -> VoteCounts:
+    """The votes that `save_votes` wrote."""
+    tensors, about = read_tensors(path)
+    return VoteCounts(tensors["counts"].numpy(), int(about["samples"]), float(about["noise"]))
 
 
 def save_plot(folder: str | Path, name: str, ax: Axes) -> None:

@@ -120,3 +120,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         store.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_certificates_and_votes_survive(data, tmp_path):
+    run = crfl.train(EXP.override({"smoothing.samples": 50, "smoothing.test_samples": 30}), data)
+    certificate = crfl.certify(run, data.test)
+    store.save_certificate(tmp_path, "published", certificate, data.test.y)
+    place = tmp_path / "certificates"
+    frame = pd.read_csv(place / "published.csv")
+    assert frame["label"].tolist() == data.test.y[certificate.indices].tolist()
+    assert frame["radius"].tolist() == pytest.approx(certificate.radius.tolist(), rel=1e-12)
+    about = json.loads((place / "published.json").read_text())
+    assert about["kind"] == "published"
+    assert tuple(about["assumptions"]) == certificate.assumptions
+    votes = store.load_votes(place / "published.votes.safetensors")
+    assert (votes.counts == certificate.votes.counts).all()
+    assert (votes.samples, votes.noise) == (50, 0.01)

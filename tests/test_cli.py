@@ -1,0 +1,101 @@
+"""The command line, as a user calls it."""
+
+import re
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import crfl
+from crfl.cli import main
+
+SMALL = ["--set", "server.rounds=4", "--set", "attack.round=2", "--set", "smoothing.samples=100"]
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def call(*args):
+        return CliRunner().invoke(main, [str(a) for a in args])
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(crfl.Experiment().to_yaml())
+    return path
+
+
+def test_run_trains_certifies_and_plots(call, config, tmp_path):
+    out = tmp_path / "out"
+    result = call("run", config, *SMALL, "--out", out)
+    assert result.exit_code == 0, result.output
+    run = crfl.load_run(out)
+    assert run.experiment.server.rounds == 4
+    for name in ("certified-accuracy", "certified-rate", "training"):
+        assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    shown = float(re.search(r"accuracy (\d\.\d+)", result.output)[1])
+    assert shown == pytest.approx(run.history["accuracy"].iloc[-1], abs=1e-4)
+    data = crfl.load_data(run.experiment)
+    frame = pd.read_csv(out / "certificates" / "published-clean.csv")
+    certificate = crfl.certify(run, data.test)
+    assert frame["radius"].tolist() == pytest.approx(certificate.radius.tolist(), rel=1e-12)
+    assert f"{certificate.critical_radius:.4f}" in result.output
+    assert str(out) in result.output
+
+
+def test_run_again_changes_nothing(call, config, tmp_path):
+    out = tmp_path / "out"
+    first = call("run", config, *SMALL, "--out", out)
+    params = (out / "params.safetensors").read_bytes()
+    again = call("run", config, *SMALL, "--out", out)
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    assert (out / "params.safetensors").read_bytes() == params
+
+
+def test_a_run_without_attackers(call, config, tmp_path):
+    result = call("run", config, *SMALL, "--set", "attack.round=null", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "attack success" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--set", "server.nois=1"], "server.nois: unknown setting; did you mean noise?"),
+        (["--set", "server.noise=-1", "--set", "attack.round=999"], "2 problems"),
+        (["--set", "server.noise"], "key=value"),
+        (["--set", "attack.trigger=[[9, 9]]"], "attack.trigger: found pixel [9, 9]"),
+    ],
+)
+def test_wrong_settings_are_named(call, config, tmp_path, args, message):
+    result = call("run", config, *args, "--out", tmp_path / "out")
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_another_runs_folder_is_refused(call, config, tmp_path):
+    out = tmp_path / "out"
+    call("run", config, *SMALL, "--out", out)
+    result = call("run", config, *SMALL, "--set", "seed=1", "--out", out)
+    assert result.exit_code == 1
+    assert "differs in seed" in result.output
+
+
+def test_interruption_says_how_to_go_on(call, config, tmp_path, monkeypatch):
+    from crfl import store
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.Stack, "_round", interrupt)
+    result = call("run", config, *SMALL, "--out", tmp_path / "out")
+    assert result.exit_code == 130
+    assert "same command goes on" in result.output
+
+
+def test_help_shows_examples(call):
+    assert "crfl run configs/digits.yaml" in call("run", "--help").output
