@@ -48,6 +48,25 @@ def training(history: pd.DataFrame, attack_round: int | None = None, ax: Axes | 
     return _finish(ax, history["round"].to_numpy(dtype=float))
 
 
+def curves(
+    lines: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]],
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+    log: bool = False,
+) -> Axes:
+    """For each label x (k,), y (seeds, k) and a line style: the mean over seeds, and the band between the extremes."""
+    ax = _axes(ax, xlabel, ylabel)
+    for label, (x, ys, style) in lines.items():
+        (line,) = ax.plot(x, ys.mean(0), style, label=label)
+        if len(ys) > 1:
+            ax.fill_between(x, ys.min(0), ys.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+    ends = np.array([[x.min(), x.max()] for x, _, _ in lines.values()])
+    if log:
+        ax.set_yscale("log")
+    return _finish(ax, np.array([ends.min(), ends.max()]), share=not log and _shares(lines))
+
+
 def radius_grid(*certificates: Certificate) -> npt.NDArray[np.float64]:
     """Radii from 0 to just beyond the largest finite one of the certificates (or 1), fine enough to show the steps."""
     largest = max((float(np.max(c.radius, where=np.isfinite(c.radius), initial=0.0)) for c in certificates), default=0)
@@ -63,9 +82,16 @@ def _axes(ax: Axes | None, x: str, y: str) -> Axes:
     return ax
 
 
-def _finish(ax: Axes, x: npt.NDArray[np.float64]) -> Axes:
+def _shares(lines: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]]) -> bool:
+    """Whether every y could be a share of test samples: then the axis runs from 0 to 1."""
+    largest = max(float(ys.max()) for _, ys, _ in lines.values())
+    return 0.05 < largest <= 1
+
+
+def _finish(ax: Axes, x: npt.NDArray[np.float64], share: bool = True) -> Axes:
     ax.set_xlim(float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1)
-    ax.set_ylim(0, 1.02)
+    if share:
+        ax.set_ylim(0, 1.02)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax

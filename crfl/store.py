@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -102,9 +102,8 @@ def training_key(
     settings = exp.to_dict()
     parts = {group: settings[group] for group in ("seed", "local", "server", "attack")}
     parts |= {"benign": benign, "checkpoints": sorted(checkpoints)}
-    digests = {name: _digest(json.dumps(value).encode()) for name, value in parts.items()}
-    tensors = [data.x, data.y, *data.shards, data.test.x, data.test.y]
-    return digests | {"data": _digest(*(t.contiguous().numpy().data for t in tensors))}
+    digests = {k: hashlib.blake2b(json.dumps(v).encode(), digest_size=16).hexdigest() for k, v in parts.items()}
+    return digests | {"data": data.digest}
 
 
 def save_run(folder: str | Path, run: TrainingRun) -> None:
@@ -252,13 +251,6 @@ def _read_state(path: Path) -> TrainingState | None:
     return TrainingState(
         tensors["params"], tuple(tensors["measures"].unbind()), tuple(tensors["weights"].unbind()), checkpoints
     )
-
-
-def _digest(*parts: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def _or_none(value: float) -> float | None:

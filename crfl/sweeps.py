@@ -1,0 +1,182 @@
+"""One base setting, one swept value, many runs: trained once, spread over cores, certified from cached votes.
+
+Runs and votes live in a cache folder under a name made of all that they depend on. A sweep that is killed goes on where
+it stopped, and a run that two sweeps share is trained once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crfl import rng, store
+from crfl.certification.certificate import Certificate
+from crfl.certification.certify import certify
+from crfl.certification.smoothing import VoteCounts, smooth
+from crfl.config import Experiment
+from crfl.data.federated import FederatedData, Split
+from crfl.data.load import load_data
+from crfl.training.run import TrainingRun
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of runs and votes."""
+
+    root: Path
+    jobs: int = 1
+    """Processes that train at the same time (joblib; a back end such as Ray or Dask may take them elsewhere)."""
+    device: str = "cpu"
+
+    def train(
+        self, experiments: Sequence[Experiment], *, benign: bool = False, checkpoints: Sequence[int] = ()
+    ) -> list[TrainingRun]:
+        """The runs of the experiments, trained if they are not in the cache yet."""
+        from joblib import Parallel, delayed
+        from tqdm.auto import tqdm
+
+        folders = {self.folder(exp, benign, checkpoints): exp for exp in experiments}
+        missing = {f: e for f, e in folders.items() if not (f / "params.safetensors").exists()}
+        jobs = Parallel(n_jobs=min(self.jobs, max(1, len(missing))), return_as="generator_unordered")(
+            delayed(_train)(folder, exp, benign, checkpoints, self.device) for folder, exp in missing.items()
+        )
+        for _ in tqdm(jobs, total=len(missing), desc="runs", unit="run", leave=False, disable=not missing):
+            pass
+        return [store.load_run(self.folder(exp, benign, checkpoints), exp) for exp in experiments]
+
+    def folder(self, exp: Experiment, benign: bool = False, checkpoints: Sequence[int] = ()) -> Path:
+        """Where the run of these settings lives."""
+        key = store.training_key(exp, dataset(exp), benign, checkpoints)
+        return self.root / "runs" / f"{exp.data.name}-{_digest(key)}"
+
+    def certify(self, run: TrainingRun, test: Split, **options: Any) -> Certificate:
+        """`crfl.certify`, its votes taken from the cache or left there."""
+        if options.get("kind", "published") == "margin" or options.get("bounds") == "exact":
+            return certify(run, test, **options)
+        if options.get("bounds", "hoeffding") == "hoeffding":
+            options["votes"] = self.votes(run, test)
+        return certify(run, test, **options)
+
+    def votes(self, run: TrainingRun, test: Split) -> VoteCounts:
+        """Algorithm 2's votes on the whole test set or, if the settings ask for fewer, on the rows they draw."""
+        settings, seed = run.experiment.smoothing, run.experiment.seed
+        wanted = settings.test_samples
+        if wanted is not None and wanted < len(test.x):
+            test = test.take(rng.choice(len(test.x), wanted, rng.stream(seed, "test samples")))
+        name = {"params": run.params, "x": test.x}
+        parts = {k: hashlib.blake2b(v.numpy().data, digest_size=16).hexdigest() for k, v in name.items()}
+        key = _digest({**parts, "noise": settings.noise, "samples": settings.samples, "seed": seed})
+        path = self.root / "votes" / f"{key}.safetensors"
+        if not path.exists():
+            params = run.params.to(self.device)
+            generator = rng.stream(seed, "votes")
+            found = smooth(
+                run.model, params, test.x, noise=settings.noise, samples=settings.samples, generator=generator
+            )
+            store.save_votes(path, found)
+        return store.load_votes(path)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Certificates for each value of one setting and each seed."""
+
+    values: tuple[Any, ...]
+    runs: tuple[tuple[TrainingRun, ...], ...]
+    """For each value a run a seed."""
+    certificates: tuple[tuple[Certificate, ...], ...]
+    labels: npt.NDArray[np.int64] = field(repr=False)
+    """Labels of the whole test set."""
+
+    @property
+    def critical(self) -> npt.NDArray[np.float64]:
+        """Critical radius of each value: where the certified rate falls to 0, the mean over seeds."""
+        return np.array([np.mean([c.critical_radius for c in group]) for group in self.certificates])
+
+    @property
+    def accuracy(self) -> npt.NDArray[np.float64]:
+        """Share of the whole test set that each value's base classifier gets right, the mean over seeds."""
+        return np.array([np.mean([r.history["accuracy"].iloc[-1] for r in group]) for group in self.runs])
+
+    def certified_accuracy(self, radii: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(values, seeds, radii)"""
+        return np.array([[c.certified_accuracy(self.labels, radii) for c in group] for group in self.certificates])
+
+    def certified_rate(self, radii: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(values, seeds, radii)"""
+        return np.array([[c.certified_rate(radii) for c in group] for group in self.certificates])
+
+
+def sweep(
+    cache: Cache,
+    base: Experiment,
+    key: str,
+    values: Sequence[Any],
+    *,
+    seeds: Iterable[int] = (0,),
+    test: Callable[[Experiment, FederatedData], Split] | None = None,
+    **options: Any,
+) -> Sweep:
+    """Train and certify `base` with the setting `key` at each of `values`, once a seed.
+
+    `test` makes the test set (default: the clean one); `options` go to `crfl.certify`.
+    """
+    seeds = tuple(seeds)
+    grid = [base.override({key: value, "seed": seed}) for value in values for seed in seeds]
+    trained = cache.train(grid)
+    certificates, labels = [], np.empty(0, dtype=np.int64)
+    for run in trained:
+        data = dataset(run.experiment)
+        split = data.test if test is None else test(run.experiment, data)
+        labels = split.y.numpy()
+        certificates.append(cache.certify(run, split, **options))
+    n = len(seeds)
+    groups = [slice(i, i + n) for i in range(0, len(grid), n)]
+    return Sweep(
+        tuple(values), tuple(tuple(trained[g]) for g in groups), tuple(tuple(certificates[g]) for g in groups), labels
+    )
+
+
+def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
+    """The run as if it had ended after `rounds`, from its checkpoint: the last round only clips."""
+    kept = list(run.record.rounds[:rounds])
+    kept[-1] = replace(kept[-1], noise_std=0.0)
+    exp = run.experiment
+    if exp.attack.round is not None and kept[-1].round < run.record.attack_rounds[-1].round:
+        raise ValueError(f"rounds: found {rounds}, allowed: from the attack round on")
+    return replace(
+        run,
+        experiment=exp.override({"server.rounds": rounds}),
+        params=run.checkpoints[rounds],
+        record=replace(run.record, rounds=tuple(kept)),
+        history=run.history.iloc[:rounds],
+        checkpoints={},
+    )
+
+
+def dataset(exp: Experiment) -> FederatedData:
+    """The experiment's data, kept for the next experiment that wants the same."""
+    settings = exp.to_dict()
+    return _load(json.dumps({group: settings[group] for group in ("seed", "data", "local")}))
+
+
+@lru_cache(maxsize=4)
+def _load(settings: str) -> FederatedData:
+    return load_data(Experiment.from_dict({**json.loads(settings), "attack": {"clients": 0, "poisoned_per_batch": 0}}))
+
+
+def _train(folder: Path, exp: Experiment, benign: bool, checkpoints: Sequence[int], device: str) -> None:
+    """One job of a sweep."""
+    store.train(folder, exp, dataset(exp), benign=benign, checkpoints=checkpoints, device=device)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,44 @@
+"""Figure 8: the number of rounds. Accuracy rises with T, the radius does not."""
+
+import numpy as np
+
+from crfl.cli import reproduce
+from crfl.reproduction import Figure, Lab, equal, rises, sweep_panel
+from crfl.sweeps import Sweep, dataset, prefix
+
+ROUNDS = {"loan": [30, 50, 60, 80], "emnist": [20, 50, 70, 100, 130, 150], "digits": [4, 6, 8, 12]}
+
+
+def figures(lab: Lab) -> list[Figure]:
+    found = []
+    for name in lab.datasets("loan", "emnist"):
+        rounds = ROUNDS[name]
+        exp = lab.base(name).override({"server.rounds": rounds[-1]})
+        seeds = [exp.override({"seed": s}) for s in lab.seeds]
+        runs = lab.cache.train(seeds, checkpoints=rounds)
+        stops = tuple(tuple(prefix(run, t) for run in runs) for t in rounds)
+
+        def certified(kind: str, exp=exp, rounds=rounds, stops=stops) -> Sweep:
+            tests = [dataset(run.experiment).test for run in stops[0]]
+            certificates = tuple(
+                tuple(lab.cache.certify(r, t, kind=kind) for r, t in zip(group, tests, strict=True)) for group in stops
+            )
+            return Sweep(tuple(rounds), stops, certificates, dataset(exp).test.y.numpy())
+
+        published, margin = certified("published"), certified("margin")
+        panels = [sweep_panel(s, k, lambda t: f"$T$ = {t}") for k, s in (("published", published), ("margin", margin))]
+        claims = (
+            rises("accuracy rises with T (to 1 %)", published.accuracy, slack=0.01),
+            equal("the critical radius does not", np.full(len(rounds), published.critical[0]), published.critical),
+        )
+        about = {"base": exp.to_dict(), "swept": "server.rounds", "values": rounds, "seeds": list(lab.seeds)}
+        title = f"Number of rounds: {name}"
+        found += [
+            Figure(f"figure8-{name}", title, (panels[0],), claims, about),
+            Figure(f"figure8-{name}-sound", title, tuple(panels), (), about),
+        ]
+    return found
+
+
+if __name__ == "__main__":
+    reproduce([__file__])

@@ -1,0 +1,38 @@
+"""Figure 9a: the distance of the backdoored and the benign global model, round by round."""
+
+import numpy as np
+
+from crfl.cli import reproduce
+from crfl.reproduction import Claim, Figure, Lab, Panel, numbers
+from crfl.sweeps import dataset
+from crfl.training.loop import train_stack
+
+ATTACK_ROUNDS = {"mnist": [20, 40, 60], "digits": [3, 6, 9]}
+
+
+def figures(lab: Lab) -> list[Figure]:
+    found = []
+    for name in lab.datasets("mnist"):
+        exp = lab.base(name)
+        settings = [exp.override({"attack.round": t}) for t in ATTACK_ROUNDS[name]]
+        curves, claims = {}, []
+        # One pass over the data: every attacked run beside its benign counterpart.
+        for t, one in zip(ATTACK_ROUNDS[name], settings, strict=True):
+            _, attacked = train_stack([one, one], dataset(one), benign=[True, False], device=lab.cache.device)
+            distance = attacked.history["distance"].to_numpy()
+            rounds = attacked.history["round"].to_numpy(dtype=float)
+            curves[f"$t_{{adv}}$ = {t}"] = (rounds, distance[None], "-")
+            before, peak, last = distance[: t - 1].max(), distance[t - 1], distance[-1]
+            claims += [
+                Claim(f"equal before round {t}", "0", numbers([before]), before == 0),
+                Claim(f"apart in round {t}, closer at the end", "falling", numbers([peak, last]), 0 < last < peak),
+            ]
+        panel = Panel("one attacker", "round", "l2 distance of the global models", curves)
+        about = {"base": exp.to_dict(), "swept": "attack.round", "values": ATTACK_ROUNDS[name]}
+        found.append(Figure(f"figure9a-{name}", "Backdoored and benign model", (panel,), tuple(claims), about))
+        assert all(np.isfinite(y).all() for _, y, _ in curves.values())
+    return found
+
+
+if __name__ == "__main__":
+    reproduce([__file__])
