@@ -45,6 +45,9 @@ class Claim:
     measured: str
     holds: bool
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", bool(self.holds))  # NumPy's truth values are not JSON
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -95,7 +98,8 @@ class Figure:
         pyplot.close(figure)
         store.write_atomic(folder / "curves" / f"{self.name}.csv", self.frame().to_csv(index=False))
         about = {"settings": self.settings, "claims": [vars(c) for c in self.claims], "versions": store.versions()}
-        store.write_atomic(folder / "curves" / f"{self.name}.json", json.dumps(about, indent=2) + "\n")
+        strict = json.loads(json.dumps(about), parse_constant=str)  # JSON knows no infinity: "Infinity"
+        store.write_atomic(folder / "curves" / f"{self.name}.json", json.dumps(strict, indent=2) + "\n")
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,6 @@
 
 from crfl.data.federated import Client, FederatedData, Split
 from crfl.data.load import check_fits, load_data
+from crfl.data.partition import dirichlet, iid, natural
 
-__all__ = ["Client", "FederatedData", "Split", "check_fits", "load_data"]
+__all__ = ["Client", "FederatedData", "Split", "check_fits", "dirichlet", "iid", "load_data", "natural"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crfl.data import arrays
 from crfl.errors import DataError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class FederatedData:
 
     name: str
     x: Tensor
-    """(n, d) uint8 or float32: stored features of all training samples."""
+    """(n, d) uint8 or float32: stored features. Rows that no client owns are not trained on."""
     y: Tensor
     """(n,) int64: labels."""
     shards: tuple[Tensor, ...]
@@ -66,12 +72,79 @@ class FederatedData:
     """(height, width) if the features are the pixels of an image, row by row."""
     domain: tuple[float, float] | None = None
     """Declared bounds of every feature, e.g. (0, 1); poisoned samples are clamped to them."""
+    notes: tuple[str, ...] = ()
+    """What the loader has to say of the data, e.g. how many footer rows it skipped."""
 
     def __post_init__(self) -> None:
         if not self.client_names:
             object.__setattr__(self, "client_names", tuple(f"client {i}" for i in range(len(self.shards))))
         if not self.class_names:
             object.__setattr__(self, "class_names", tuple(map(str, range(self.num_classes))))
+        self._check_names()
+
+    def _check_names(self) -> None:
+        for what, names, count in (
+            ("client_names", self.client_names, len(self.shards)),
+            ("class_names", self.class_names, self.num_classes),
+            ("feature_names", self.feature_names, self.num_features if self.feature_names else 0),
+        ):
+            if len(names) != count or len(set(names)) < count:
+                raise DataError(f"{what}: found {len(names)} ({len(set(names))} different), allowed: {count} different")
+        if self.image_shape and self.image_shape[0] * self.image_shape[1] != self.num_features:
+            raise DataError(f"image_shape: found {self.image_shape}, allowed: {self.num_features} pixels as in x")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        test_x: Any,
+        test_y: Any,
+        *,
+        shards: Sequence[Any] | None = None,
+        name: str = "custom",
+        num_classes: int | None = None,
+        scale: float = 1.0,
+        domain: tuple[float, float] | None = None,
+        client_names: Sequence[str] = (),
+        class_names: Sequence[str] = (),
+        feature_names: Sequence[str] = (),
+        image_shape: tuple[int, int] | None = None,
+    ) -> FederatedData:
+        """Federated data from NumPy arrays or torch tensors.
+
+        x, y: either a list of one array for each client, or one array each with `shards`, the rows of each client, as
+        `crfl.data.iid`, `dirichlet` and `natural` deal them out. Features are (n, d), or images (n, height, width);
+        labels are (n,) integers from 0. num_classes: C; default the largest label + 1. scale: the features are
+        scale * x, also for the test samples, so that images can stay bytes. domain: declared bounds of every feature.
+        Arrays of uint8 or float32 are used as they are: do not change them afterwards. DataError if something does not
+        fit, among it features outside the declared domain.
+        """
+        if shards is None:
+            x, y, shards, image_shape = _per_client(x, y, image_shape)
+        train_x, shape = arrays.features(x, "x", image_shape)
+        held_out, _ = arrays.features(test_x, "test_x")
+        train_y, held_out_y = arrays.labels(y, len(train_x), "y"), arrays.labels(test_y, len(held_out), "test_y")
+        if held_out.shape[1] != train_x.shape[1]:
+            raise DataError(f"test_x: found {held_out.shape[1]} features, allowed: {train_x.shape[1]} as in x")
+        if not (scale > 0 and math.isfinite(scale)):
+            raise DataError(f"scale: found {scale}, allowed: a positive number")
+        classes = num_classes or 1 + max(int(train_y.max()), int(held_out_y.max()))
+        for what, features, labels in (("x", train_x, train_y), ("test_x", held_out, held_out_y)):
+            arrays.check_labels(labels, classes, what.replace("x", "y"))
+            if domain is not None:
+                arrays.check_domain(features, scale, domain, what)
+        test = Split(held_out.float() * scale if scale != 1.0 else held_out.float(), held_out_y)
+        rows = arrays.row_sets(shards, len(train_x))
+        names = tuple(client_names), tuple(class_names), tuple(feature_names)
+        return cls(name, train_x, train_y, rows, test, classes, scale, *names, shape, domain)
+
+    def label_counts(self) -> DataFrame:
+        """How many training samples of which label every client has: a row a client, a column a class."""
+        from pandas import DataFrame  # here, because it is slow to import
+
+        counts = [np.bincount(self.y[rows].numpy(), minlength=self.num_classes) for rows in self.shards]
+        return DataFrame(np.stack(counts), index=list(self.client_names), columns=list(self.class_names))
 
     @property
     def num_features(self) -> int:
@@ -101,6 +174,15 @@ class FederatedData:
         return replace(self, x=self.x.to(device), y=self.y.to(device), test=test)
 
     @cached_property
+    def digest(self) -> str:
+        """Name of the content: equal for equal samples, shards and test split."""
+        found = hashlib.blake2b(repr((self.scale, self.domain, self.num_classes)).encode(), digest_size=16)
+        for tensor in (self.x, self.y, *self.shards, self.test.x, self.test.y):
+            found.update(repr(tuple(tensor.shape)).encode())
+            found.update(tensor.cpu().contiguous().numpy().data)
+        return found.hexdigest()
+
+    @cached_property
     def max_feature_norm(self) -> float:
         """Largest ||x|| among the clients' training samples, in float64."""
         largest = 0.0
@@ -110,8 +192,20 @@ class FederatedData:
         return self.scale * math.sqrt(largest)
 
 
-def check_labels(y: Tensor, num_classes: int, what: str) -> None:
-    """DataError unless every label is 0 .. num_classes - 1."""
-    wrong = np.flatnonzero((y < 0) | (y >= num_classes))
-    if len(wrong):
-        raise DataError(f"{what}: found label {int(y[wrong[0]])} at row {wrong[0]}, allowed: 0 to {num_classes - 1}")
+def _per_client(
+    x: Any, y: Any, image_shape: tuple[int, int] | None
+) -> tuple[Tensor, Tensor, list[Tensor], tuple[int, int] | None]:
+    """One array a client -> all samples in one, the rows of each client, and the image shape if they are images."""
+    if not isinstance(x, (list, tuple)) or not isinstance(y, (list, tuple)) or len(x) != len(y) or not x:
+        raise DataError("x, y: allowed: two lists of equal length, one array for each client; or arrays and shards")
+    xs = []
+    for i, values in enumerate(x):
+        client_x, image_shape = arrays.features(values, f"x[{i}]", image_shape)
+        xs.append(client_x)
+    ys = [arrays.labels(values, len(xs[i]), f"y[{i}]") for i, values in enumerate(y)]
+    widths = {values.shape[1] for values in xs}
+    if len(widths) > 1:
+        raise DataError(f"x: found clients with {sorted(widths)} features, allowed: the same number for all")
+    ends = np.cumsum([len(labels) for labels in ys])
+    shards = [torch.arange(int(end) - len(labels), int(end)) for end, labels in zip(ends, ys, strict=True)]
+    return torch.cat(xs), torch.cat(ys), shards, image_shape

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from crfl.config import Experiment
 from crfl.data import digits, images, partition
-from crfl.data.federated import FederatedData
+from crfl.data.federated import FederatedData, Split
 from crfl.errors import DataError
 from crfl.rng import stream
 
@@ -20,7 +21,7 @@ def load_data(exp: Experiment, download: bool = True) -> FederatedData:
     download: whether MNIST and EMNIST may be fetched if they are missing. DataError if the data set is missing or
     malformed, or does not fit the settings.
     """
-    loaders = {"digits": _digits, "mnist": _mnist, "emnist": _emnist}
+    loaders = {"digits": _digits, "mnist": _mnist, "emnist": _emnist, "loan": _loan}
     if exp.data.name not in loaders:
         raise DataError(
             f"data.name: found {exp.data.name!r}, which is not loaded from settings; make it by "
@@ -39,13 +40,13 @@ def data_root(exp: Experiment) -> Path:
 def check_fits(exp: Experiment, data: FederatedData) -> None:
     """DataError unless every client fills a batch, the attackers exist and the target is a class."""
     smallest = 1 if exp.local.keep_last_batch else exp.local.batch_size
-    for name, size in zip(data.client_names, data.sizes, strict=True):
-        if size < smallest:
-            raise DataError(
-                f"{name} has {size} training samples, fewer than one batch of {smallest}: lower local.batch_size, "
-                "change data.clients or data.partition"
-                + ("" if exp.local.keep_last_batch or not size else ", or set local.keep_last_batch")
-            )
+    short = [(name, size) for name, size in zip(data.client_names, data.sizes, strict=True) if size < smallest]
+    if short:
+        (name, size), others = short[0], f" (so have {len(short) - 1} other clients)" if len(short) > 1 else ""
+        raise DataError(
+            f"{name} has {size} training samples{others}, allowed: at least one batch of {smallest}; "
+            "lower local.batch_size or choose other data.clients"
+        )
     if exp.attack.active and exp.attack.clients > len(data.shards):
         raise DataError(
             f"attack.clients: found {exp.attack.clients}, allowed: 0 to {len(data.shards)} clients in the data"
@@ -86,6 +87,33 @@ def _emnist(exp: Experiment, download: bool) -> FederatedData:
     )
 
 
+def _loan(exp: Experiment, download: bool) -> FederatedData:
+    """One client a state; or, with another partition, the training rows of all states dealt out anew."""
+    from crfl.data import loan  # here, because it is needed for this data set only
+
+    table = loan.load_loans(data_root(exp))
+    by_state = exp.data.partition == "natural"
+    states = loan.choose_states(table, exp.data.clients) if by_state else loan.states_of(table)
+    shards, test = loan.split(table, states, exp.seed)
+    x, y = torch.from_numpy(table.x), torch.from_numpy(table.y).long()
+    if not by_state:
+        rows = torch.cat(shards)
+        shards = tuple(rows[shard].sort().values for shard in _deal(exp, y[rows]))
+    return FederatedData(
+        "loan",
+        x,
+        y,
+        shards,
+        Split(x[test], y[test]),
+        len(loan.LABELS),
+        client_names=tuple(states) if by_state else (),
+        class_names=loan.LABELS,
+        feature_names=loan.FEATURES,
+        domain=(0.0, 1.0),
+        notes=(f"{table.footers} footer rows skipped",) if table.footers else (),
+    )
+
+
 def _deal(exp: Experiment, y: Tensor) -> partition.Shards:
     """Rows of each client for data without natural clients."""
     clients, generator = exp.data.clients, stream(exp.seed, "partition")
@@ -95,4 +123,7 @@ def _deal(exp: Experiment, y: Tensor) -> partition.Shards:
         return partition.iid(len(y), clients, generator)
     if exp.data.partition == "dirichlet":
         return partition.dirichlet(y, clients, exp.data.dirichlet_alpha, generator)
-    raise DataError(f"data.partition: found {exp.data.partition!r}, allowed for {exp.data.name}: 'iid' or 'dirichlet'")
+    raise DataError(
+        f"data.partition: found {exp.data.partition!r}, allowed for {exp.data.name}: 'iid' or 'dirichlet' "
+        "(only loan has natural clients)"
+    )

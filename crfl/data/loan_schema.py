@@ -12,6 +12,10 @@ CATEGORICAL = frozenset(
 )
 """The 12 features that are words; the other 78 are numbers."""
 
+WORDS = {"term": r"\d+ months", "grade": "[A-Z]", "sub_grade": r"[A-Z]\d"}
+"""What the words of a feature look like; those of the others are ANY_WORD."""
+ANY_WORD = "[A-Za-z][A-Za-z_ /&-]*"
+
 FEATURES = tuple(
     """loan_amnt funded_amnt funded_amnt_inv term int_rate installment grade sub_grade home_ownership annual_inc
     verification_status pymnt_plan purpose dti delinq_2yrs inq_last_6mths open_acc pub_rec revol_bal revol_util

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl.data.loan_schema import CATEGORICAL, CLIENT, FEATURES, FOOTERS, LABEL, LABELS, NUMERIC, STATES
+from crfl.data.loan_schema import (
+    ANY_WORD,
+    CATEGORICAL,
+    CLIENT,
+    FEATURES,
+    FOOTERS,
+    LABEL,
+    LABELS,
+    NUMERIC,
+    STATES,
+    WORDS,
+)
 from crfl.errors import DataError
 
 MAX_VALUES = 64
@@ -26,6 +39,7 @@ MAX_VALUES = 64
 _MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"]
 _BLOCK = 1 << 22
 """Bytes read at a time."""
+_ASCII = bytes(range(128)) + 128 * b"?"
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +67,7 @@ def read_table(path: Path) -> LoanTable:
         labels.append(reader.codes(batch, LABEL, _label))
         states.append(reader.codes(batch, CLIENT, _state))
         numbers.append(reader.numbers(batch))
-        words.append(np.stack([reader.codes(batch, n, _category(v)) for n, v in values.items()], axis=1))
+        words.append(np.stack([reader.codes(batch, n, _category(n, v)) for n, v in values.items()], axis=1))
     if not labels:
         raise DataError(f"{path}: holds no loans; get the file anew")
     reader.check_quotes(sum(map(len, labels)))
@@ -91,12 +105,13 @@ def _state(state: str) -> int:
     return STATES.index(state)
 
 
-def _category(values: dict[str, int]) -> Callable[[str], int]:
+def _category(name: str, values: dict[str, int]) -> Callable[[str], int]:
     """Numbers the words of a column in order of appearance."""
+    pattern = re.compile(WORDS.get(name, ANY_WORD))
 
     def code(word: str) -> int:
-        if re.fullmatch(r"[-+.\d][-+.,\d]*(e[-+]?\d+)?", word, re.IGNORECASE) or not word.isprintable():
-            raise ValueError("a word; are the columns named rightly?")
+        if word and not pattern.fullmatch(word):
+            raise ValueError(f"words like {pattern.pattern}; are the columns named rightly?")
         if len(values) == MAX_VALUES and word not in values:
             raise ValueError(f"at most {MAX_VALUES} different words; are the columns named rightly?")
         return values.setdefault(word, len(values))
@@ -107,14 +122,17 @@ def _category(values: dict[str, int]) -> Callable[[str], int]:
 def _header(path: Path) -> list[str]:
     """Column names of the file, checked. DataError if it is empty, not UTF-8 or lacks a column that is needed."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader([file.readline(1 << 20)], strict=True), [])
+        with path.open("rb") as file:
+            line = re.split(b"[\r\n]", file.read(1 << 16), maxsplit=1)[0]  # text further on may be in any encoding
+        line.decode("utf-8")
+        text = line.removeprefix(BOM_UTF8).translate(_ASCII).decode("ascii")  # as _Source gives it
+        names = next(csv.reader([text], strict=True), [])
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: is not a CSV file in UTF-8 ({error}); get the file anew") from None
     if not any(names):
-        raise DataError(f"{path}: is empty; get the file anew")
+        raise DataError(f"{path}: the first line is empty, allowed: column names; get the file anew")
     needed = (LABEL, CLIENT, *FEATURES)
     missing = [name for name in needed if name not in names]
     if missing:
@@ -126,6 +144,34 @@ def _header(path: Path) -> list[str]:
     if twice:
         raise DataError(f"{path}: column given more than once: {', '.join(twice)}; keep one of each")
     return names
+
+
+class _Source(io.RawIOBase):
+    """The bytes of a file, with "?" for all beyond ASCII, which no column that is read may hold; counts line ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        if self._file.read(len(BOM_UTF8)) != BOM_UTF8:
+            self._file.seek(0)
+        self._feeds = self._returns = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        self._feeds += block.count(b"\n")
+        self._returns += block.count(b"\r")
+        return block.translate(_ASCII)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    @property
+    def line_ends(self) -> int:
+        """Line ends of what was read so far, be they \\n, \\r or both."""
+        return max(self._feeds, self._returns)
 
 
 @dataclass
@@ -141,6 +187,7 @@ class _Reader:
     """Positions in the current batch that are loans."""
     _skipped: list[int] = field(default_factory=list)
     """Row numbers of footers of another width."""
+    _line_ends: int = 0
     _bad: str = ""
 
     def batches(self) -> Iterator[Any]:
@@ -189,35 +236,39 @@ class _Reader:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if _line_ends(self.path) <= loans + self.footers + 1:
+        if self._line_ends <= loans + self.footers + 1:
             return  # no field holds a line end
         self._start, self._skipped = 0, []
-        for batch in self._stream(dict.fromkeys(self.header, pa.binary())):
+        for batch in self._stream({name: pa.binary() for name in self.header if name not in NUMERIC}):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                several = pc.match_substring_regex(column, "[\r\n]").fill_null(False)
-                whole = pc.greater_equal(pc.count_substring(column, b","), len(self.header) - 1).fill_null(False)
-                swallowed = np.flatnonzero(pc.and_(several, whole).to_numpy(zero_copy_only=False))
+                if (pc.max(pc.binary_length(column)).as_py() or 0) < len(self.header):
+                    continue  # too short for a row
+                rows = pc.greater_equal(pc.count_substring(column, b","), len(self.header) - 1)
+                rows = pc.and_(rows, pc.match_substring_regex(column, "[\r\n]")).fill_null(False)
+                swallowed = np.flatnonzero(rows.to_numpy(zero_copy_only=False))
                 if len(swallowed):
                     self._kept = np.arange(len(batch))
-                    row = self._row(swallowed[0])
+                    row = self._row(int(swallowed[0]))
                     raise DataError(
                         f"{self.path}, row {row}, column {name}: a quote swallows the rows after it; mend it"
                     )
             self._start += len(batch)
 
     def _stream(self, types: dict[str, Any]) -> Iterator[Any]:
-        from pyarrow import ArrowInvalid, csv
+        from pyarrow import ArrowException, csv
 
         try:
+            source = _Source(self.path)
             yield from csv.open_csv(
-                self.path,
+                source,
                 csv.ReadOptions(use_threads=False, block_size=_BLOCK),  # one thread, so that rows have numbers
                 csv.ParseOptions(newlines_in_values=True, invalid_row_handler=self._invalid),
                 csv.ConvertOptions(
                     column_types=types, include_columns=list(types), null_values=_MISSING, strings_can_be_null=True
                 ),
             )
-        except (ArrowInvalid, OSError, UnicodeDecodeError) as error:
+            self._line_ends = source.line_ends
+        except (ArrowException, OSError) as error:
             raise DataError(self._bad or self._explain(str(error))) from None
 
     def _loans(self, batch: Any, first: str) -> npt.NDArray[np.bool_]:
@@ -252,16 +303,9 @@ class _Reader:
     def _explain(self, message: str) -> str:
         """Arrow's message with the column's name in place of its number."""
         match = re.search(r"CSV column #(\d+): Row #(\d+): .*?(invalid .*)", message)
+        if "straddling" in message:
+            return f"{self.path}: found a row longer than {_BLOCK} bytes. Is a quote never closed?"
         if not match:
             return f"{self.path}: {message}"
-        name = self.header[int(match[1])]
-        allowed = "text in UTF-8" if "UTF8" in match[3] else "a number or nothing"
-        return f"{self.path}, row {match[2]}, column {name}: found {match[3]}, allowed: {allowed}"
-
-
-def _line_ends(path: Path) -> int:
-    feeds = returns = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            feeds, returns = feeds + block.count(b"\n"), returns + block.count(b"\r")
-    return max(feeds, returns)
+        where = f"{self.path}, row {match[2]}, column {self.header[int(match[1])]}"
+        return f"{where}: found {match[3]}, allowed: a number or nothing"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,23 +49,22 @@ def dirichlet(y: Tensor, clients: int, alpha: float, generator: torch.Generator)
     return _rows_of(owner.numpy(), clients)
 
 
-def natural(keys: npt.NDArray[np.int64], clients: Sequence[int] | None = None) -> Shards:
-    """One client a key: client k owns the rows whose key is `clients[k]`; rows of other keys are nobody's.
+def natural(keys: npt.ArrayLike, clients: Sequence[Any] | None = None) -> Shards:
+    """One client a key: client i owns the rows whose key is `clients[i]`; rows of other keys are nobody's.
 
-    keys: (n,) integers, one a sample. clients: keys in client order; None means all of them in rising order.
-    DataError if a client owns no row.
+    keys: (n,) numbers or words, one a sample. clients: keys in client order; None means all of them, rising.
+    DataError if a client owns no row or is named twice.
     """
-    keys = np.asarray(keys)
-    wanted = np.unique(keys) if clients is None else np.asarray(clients)
-    number = {int(key): client for client, key in enumerate(wanted)}
-    if len(number) < len(wanted):
-        raise DataError(f"partition: found clients {wanted.tolist()}, allowed: every key once")
-    values, inverse = np.unique(keys, return_inverse=True)
-    owner = np.array([number.get(int(v), -1) for v in values], dtype=np.int64)[inverse]
+    values, inverse = np.unique(np.asarray(keys), return_inverse=True)
+    wanted = values.tolist() if clients is None else list(clients)
+    if len(set(wanted)) < len(wanted):
+        raise DataError(f"partition: found clients {wanted}, allowed: every key once")
+    number = {key: client for client, key in enumerate(wanted)}
+    owner = np.array([number.get(key, -1) for key in values.tolist()], dtype=np.int64)[inverse.reshape(-1)]
     shards = _rows_of(owner, len(wanted))
-    empty = [int(key) for key, rows in zip(wanted, shards, strict=True) if not len(rows)]
+    empty = [key for key, rows in zip(wanted, shards, strict=True) if not len(rows)]
     if empty:
-        raise DataError(f"partition: no sample has the key {empty[0]}; leave this client out")
+        raise DataError(f"partition: no sample has the key {empty[0]!r}; leave this client out")
     return shards
 
 

@@ -1,0 +1,87 @@
+"""The coupling certificate: how far one run's model can be from its benign counterpart's, and what that cannot change.
+
+Both runs take the same steps on the same batches with the same noise. A gradient step on clean data does not increase their
+distance if eta <= 4 / B^2, nor do averaging, projection on a ball and common noise; so the distance Delta (distance.py) is
+at most what the poisoned samples add in the attack round, and clipping shrinks it. A prediction is certified where Delta
+is below its budget. Proofs stand in docs/theory.md.
+Unlike the published certificate this one is sound for the single run at hand, label changes included.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from crfl.certification._checks import FloatArray, Result, finite, nonnegative, probability
+from crfl.certification.distance import feature_bound
+from crfl.errors import CertificateError
+from crfl.training.record import TrainingRecord
+
+AVERAGING = ("mean",)
+"""Aggregation rules whose weights do not depend on the updates."""
+
+
+def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatArray:
+    """min_{b != a} (l_a - l_b) / (sqrt(2) ||x~||): no closer linear model has another top class; (m,).
+
+    `logits` (m, C) of the model at the samples, in float64; `feature_norms` (m,): ||x~|| = sqrt(1 + ||x||^2). A change
+    of (W, b) by Delta moves l_a - l_b by at most sqrt(2) ||x~|| Delta, so the prediction is certified where
+    Delta < budget, strictly. 0 where two classes tie. For isotropic noise the smoothed model has the same top class.
+    """
+    scores, norms = finite("logits", logits), nonnegative("feature_norms", feature_norms)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise CertificateError(f"logits: found shape {scores.shape}, allowed: (samples, classes), at least 2 classes")
+    top = np.partition(scores, -2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        budget: FloatArray = (top[:, -1] - top[:, -2]) / (math.sqrt(2) * norms)
+    return np.where(top[:, -1] > top[:, -2], budget, 0.0)
+
+
+def smoothing_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
+    """sigma / 2 (Phi^-1(pA) - Phi^-1(pB)) (Cohen et al. 2019): no closer model votes otherwise under noise sigma.
+
+    `p_a` bounds the top class's probability from below, `p_b` the others' from above. Certified where Delta < budget,
+    strictly. 0 where pA <= pB and without noise, inf at pA = 1, pB = 0.
+    """
+    p_a, p_b = probability("p_a", p_a), probability("p_b", p_b)
+    with np.errstate(divide="ignore"):
+        return smoothing_budget_from_logs(np.log1p(-p_a), np.log(p_b), noise=noise)
+
+
+def smoothing_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
+    """`smoothing_budget` from log(1 - pA) and log pB: right also where pA rounds to 1 and pB to 0."""
+    sigma = nonnegative("noise", noise)
+    width = -special.ndtri_exp(np.asarray(log_not_p_a, np.float64)) - special.ndtri_exp(np.asarray(log_p_b, np.float64))
+    with np.errstate(invalid="ignore"):
+        return np.where((width > 0) & (sigma > 0), sigma / 2 * width, 0.0)[()]
+
+
+def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
+    """CertificateError, naming every reason, where the coupling argument does not apply to a run."""
+    reasons = []
+    if any(r.start_spectral_norm is None for r in record.rounds):
+        reasons.append(f"the model ({record.model}) is not softmax regression: the loss must be convex and linear in x")
+    if record.optimizer != "sgd":
+        reasons.append(f"the optimizer is {record.optimizer!r}: only plain SGD steps bring two runs no further apart")
+    if record.aggregation not in AVERAGING:
+        reasons.append(
+            f"server.aggregation is {record.aggregation!r}, whose weights depend on the updates: it can drive two runs "
+            f"apart; allowed: {', '.join(AVERAGING)}"
+        )
+    if any(not w >= 0 for r in record.rounds for w in r.weights):
+        reasons.append("an aggregation weight is negative or not a number")
+    beta = feature_bound(record) ** 2 / 2
+    limit = 2 / (beta + 2 * record.weight_decay)
+    rates = [*record.learning_rates, *(a.learning_rate for r in record.attack_rounds for a in r.attackers)]
+    if not max(rates, default=0.0) <= limit:
+        reasons.append(
+            f"local.learning_rate is {max(rates):g}, above {limit:.6g} = 2 / (B^2 / 2 + 2 weight_decay) with B = "
+            f"{feature_bound(record):.6g}, the largest norm of (x, 1): a step can then drive two runs apart"
+        )
+    if any_round and len(record.attack_rounds) > 1:
+        reasons.append("attack_round 'any' is about one attack in an unknown round; this run was attacked in several")
+    if reasons:
+        raise CertificateError("the coupling certificate does not hold for this run: " + "; ".join(reasons))

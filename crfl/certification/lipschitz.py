@@ -1,0 +1,37 @@
+"""How fast a sample's gradient can change with the sample: the paper's Lemma 1 and the sharp constant.
+
+Both are for softmax regression with cross entropy, whose gradient in (W, b) is (p - e_y) x~^T with x~ = (x, 1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from crfl.certification._checks import Result, nonnegative
+
+
+def lemma1_lipschitz(rho: npt.ArrayLike) -> Result:
+    """L_Z = sqrt(2 + 2 rho + rho^2) (Lemma 1 of the paper), for parameters of norm at most rho.
+
+    Bounds ||g(x', y) - g(x, y)|| / ||x' - x|| where every input has ||x|| <= 1 (it holds up to ||x~|| <= 2, not
+    beyond: raw MNIST images have norms up to 17) and where the label stays. Same shape as `rho`; infinite for an
+    infinite `rho`. Raises CertificateError for a negative or NaN `rho`.
+    """
+    rho = nonnegative("rho", rho)
+    return np.hypot(1.0, 1.0 + rho)
+
+
+def sharp_lipschitz(spectral_norm: npt.ArrayLike, feature_norm: npt.ArrayLike) -> Result:
+    """L_x(c), c = kappa B: the smallest constant with ||g(x', y) - g(x, y)|| <= L_x ||x' - x||.
+
+    `spectral_norm` (kappa) bounds ||W||_2, `feature_norm` (B) bounds ||x~|| of both samples; they broadcast.
+    L_x(c) = sqrt(2) for c <= 1 / sqrt(2), else c / 2 + 1 / sqrt(2) + 1 / (4 c); the maximum over the class
+    probabilities is reached with two classes. Infinite if either bound is infinite.
+    Raises CertificateError for negative or NaN bounds.
+    """
+    kappa, bound = nonnegative("spectral_norm", spectral_norm), nonnegative("feature_norm", feature_norm)
+    with np.errstate(invalid="ignore"):
+        c = kappa * bound
+    c = np.maximum(np.where(np.isnan(c), np.inf, c), np.sqrt(0.5))  # at 1 / sqrt(2) the two branches meet
+    return c / 2 + np.sqrt(0.5) + 0.25 / c

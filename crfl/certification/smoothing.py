@@ -1,0 +1,112 @@
+"""Algorithm 2: noisy copies of the trained model vote on every test sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from crfl.certification._checks import IntArray, nonnegative, positive_int
+from crfl.errors import CertificateError
+from crfl.training.models import SoftmaxRegression
+
+BLOCK_SAMPLES = 512
+"""Test samples that a block of models judges at once."""
+BLOCK_ROWS = 1024
+"""Models times classes in a block; so a block of logits takes 2 MiB, which the cache holds."""
+BLOCK_BYTES = 2**26
+"""Memory for the parameters of a block of models."""
+LANES = 16
+"""torch.randn fills 16 numbers at a time; whole multiples give the same numbers however the draws are split."""
+
+
+class Model(Protocol):
+    """A model as a flat parameter vector."""
+
+    @property
+    def num_params(self) -> int:
+        """P"""
+
+    def logits(self, params: Tensor, x: Tensor) -> Tensor:
+        """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """Votes of noisy models on m test samples."""
+
+    counts: IntArray
+    """(m, C): how many models predict each class."""
+    samples: int
+    """M: the number of models."""
+    noise: float
+    """sigma_T: standard deviation of the noise on every parameter."""
+
+
+def smooth(
+    model: Model, params: Tensor, x: Tensor, *, noise: float, samples: int, generator: torch.Generator
+) -> VoteCounts:
+    """Algorithm 2: M = `samples` models N(params, noise^2 I), drawn once, predict every sample of x (m, d).
+
+    Noise is drawn on the CPU from `generator`, on every coordinate of the flat vector `params` (P,), and the work is
+    done on the device of `params`. The draws do not depend on the number of test samples nor on the blocks in which
+    the work is done; memory stays within BLOCK_BYTES for the models and a few MiB for a linear model's logits,
+    whatever M and m are. Of classes that tie, the lowest is voted for. CertificateError if parameters or samples are
+    not finite, or if logits overflow.
+    """
+    noise, samples = float(nonnegative("noise", noise)), positive_int("samples", samples)
+    for name, tensor in (("params", params), ("x", x)):
+        if not torch.isfinite(tensor).all():
+            raise CertificateError(f"{name}: found infinite or NaN entries, allowed: finite numbers")
+    x = x.to(params.device, params.dtype)
+    classes = model.logits(params, x[:1]).shape[-1]
+    ballot: Ballot = _linear_ballot if isinstance(model, SoftmaxRegression) else _ballot
+    counts = torch.zeros(classes, len(x), dtype=torch.int64, device=params.device)
+    per_block = max(1, min(BLOCK_ROWS // classes, BLOCK_BYTES // (4 * params.numel())))
+    for models in _noisy_models(params, noise, samples, per_block, generator):
+        for start in range(0, len(x), BLOCK_SAMPLES):
+            counts[:, start : start + BLOCK_SAMPLES] += ballot(model, models, x[start : start + BLOCK_SAMPLES])
+    return VoteCounts(counts.t().contiguous().cpu().numpy(), samples, noise)
+
+
+Ballot = Callable[[Model, Tensor, Tensor], Tensor]
+"""Votes (C, m) of models (k, P) on samples (m, d)."""
+
+
+def _noisy_models(
+    params: Tensor, noise: float, samples: int, per_block: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """The models in blocks (k, P). Each takes a whole number of LANES from the generator, the surplus unused."""
+    size = params.numel()
+    width = -(-size // LANES) * LANES
+    for start in range(0, samples, per_block):
+        draw = torch.randn(min(per_block, samples - start), width, generator=generator)[:, :size]
+        yield draw.to(params).mul_(noise).add_(params)
+
+
+def _linear_ballot(model: Model, models: Tensor, x: Tensor) -> Tensor:
+    """All logits by one large product. Class-major, so that the maximum over classes is elementwise."""
+    assert isinstance(model, SoftmaxRegression)
+    weights, bias = (part.transpose(0, 1).flatten(0, 1) for part in model.split(models))
+    logits = torch.addmm(bias.unsqueeze(1), weights, x.t())
+    return _votes(logits.view(model.num_classes, len(models), len(x)))
+
+
+def _ballot(model: Model, models: Tensor, x: Tensor) -> Tensor:
+    return _votes(model.logits(models, x).permute(2, 0, 1))
+
+
+def _votes(logits: Tensor) -> Tensor:
+    """Votes (C, m) from logits (C, k, m)."""
+    wins = logits == logits.amax(dim=0)
+    votes = wins.sum(dim=1)
+    total = int(votes.sum())
+    if total == logits[0].numel():
+        return votes
+    if total == 0 or not torch.isfinite(logits).all():
+        raise CertificateError("logits: found infinite or NaN entries; the model or the samples are too large")
+    first = wins & (wins.cumsum(dim=0) == 1)  # ties: the lowest class
+    return first.sum(dim=1)

@@ -1,0 +1,106 @@
+"""A user's own arrays -> checked tensors: features (n, d) uint8 or float32, labels (n,) int64, rows of each client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfl.errors import DataError
+
+
+def features(
+    values: Any, what: str, image_shape: tuple[int, int] | None = None
+) -> tuple[Tensor, tuple[int, int] | None]:
+    """Features (n, d), and the image shape if `values` is (n, height, width).
+
+    uint8 and float32 stay as they are, not copied if possible; other numbers become float32. DataError if `values` is
+    not such an array or holds a number that is not finite in float32.
+    """
+    x = _tensor(values, what)
+    if x.is_complex() or x.ndim not in (2, 3) or not x.numel():
+        raise DataError(
+            f"{what}: found {x.dtype} of shape {tuple(x.shape)}, allowed: numbers (n, d) or images (n, h, w)"
+        )
+    if x.ndim == 3:
+        image_shape = (x.shape[1], x.shape[2])
+    if x.dtype != torch.uint8:
+        x = x.to(torch.float32)
+    x = x.reshape(len(x), -1)
+    if x.dtype != torch.uint8 and not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+        row, column = torch.isfinite(x).logical_not().nonzero()[0].tolist()
+        raise DataError(
+            f"{what}: found {float(x[row, column])} at row {row}, feature {column}, allowed: finite numbers"
+        )
+    return x, image_shape
+
+
+def labels(values: Any, samples: int, what: str) -> Tensor:
+    """Labels (n,) int64. DataError unless `values` is one whole number of at least 0 for each sample."""
+    y = _tensor(values, what)
+    if y.is_floating_point() or y.is_complex() or y.shape != (samples,):
+        raise DataError(
+            f"{what}: found {y.dtype} of shape {tuple(y.shape)}, allowed: {samples} integers, one for each sample"
+        )
+    y = y.to(torch.int64)
+    if int(y.min()) < 0:
+        raise DataError(f"{what}: found label {int(y.min())} at row {int(y.argmin())}, allowed: 0 and up")
+    return y
+
+
+def check_labels(y: Tensor, num_classes: int, what: str) -> None:
+    """DataError unless every label is 0 .. num_classes - 1."""
+    wrong = ((y < 0) | (y >= num_classes)).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(f"{what}: found label {int(y[row])} at row {row}, allowed: 0 to {num_classes - 1}")
+
+
+def check_domain(x: Tensor, scale: float, domain: tuple[float, float], what: str) -> None:
+    """DataError unless every feature `scale * x` lies in the declared domain."""
+    low, high = domain
+    if not (low < high and np.isfinite([low, high]).all()):
+        raise DataError(f"domain: found {domain}, allowed: two finite numbers, the smaller one first")
+    least, most = (scale * float(v) for v in torch.aminmax(x))
+    if least < low or most > high:
+        flat = int(x.argmin() if least < low else x.argmax())
+        row, column = divmod(flat, x.shape[1])
+        raise DataError(
+            f"{what}: found {least if least < low else most} at row {row}, feature {column}, allowed: {low} to {high}, "
+            "the declared domain; scale the features or declare another domain"
+        )
+
+
+def row_sets(shards: Sequence[Any], samples: int) -> tuple[Tensor, ...]:
+    """Rows of each client, int64. DataError if a client has none, a row does not exist or is given twice."""
+    sets = tuple(_tensor(rows, f"shards[{i}]") for i, rows in enumerate(shards))
+    owners = torch.zeros(samples, dtype=torch.int64)
+    for i, rows in enumerate(sets):
+        if rows.ndim != 1 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:
+            raise DataError(
+                f"shards[{i}]: found {rows.dtype} of shape {tuple(rows.shape)}, allowed: one row number or more"
+            )
+        if int(rows.min()) < 0 or int(rows.max()) >= samples:
+            found = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
+            raise DataError(f"shards[{i}]: found row {found}, allowed: 0 to {samples - 1}")
+        owners += torch.bincount(rows.to(torch.int64), minlength=samples)
+    if not sets or int(owners.max()) > 1:
+        found_twice = f"row {int(owners.argmax())} {int(owners.max())} times" if sets else "no clients"
+        raise DataError(f"shards: found {found_twice}, allowed: at least one client, and every row at most once")
+    return tuple(rows.to(torch.int64) for rows in sets)
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    """A tensor on the CPU that shares memory with `values` if it can."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        array = np.asarray(values)
+        if not array.flags.writeable or any(step < 0 for step in array.strides):
+            array = array.copy()
+        return torch.from_numpy(array)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}: {error}; allowed: a NumPy array or torch tensor of numbers") from None

@@ -1,0 +1,78 @@
+"""LOAN: LendingClub's loans, one client a US state, 80 % of a state's rows for training and the rest for the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfl.data.loan_cache import load_table
+from crfl.data.loan_schema import ATTACKING_STATES, FEATURES, LABELS, STATES
+from crfl.data.loan_table import LoanTable
+from crfl.errors import DataError
+from crfl.rng import permutation, stream
+
+FILES = ("loan.csv", "accepted_2007_to_2018Q4.csv")
+"""Names that the CSV may have in the data folder; the first that is there is read."""
+
+__all__ = ["FEATURES", "FILES", "LABELS", "choose_states", "load_loans", "split", "states_of"]
+
+
+def load_loans(root: Path) -> LoanTable:
+    """All loans of the CSV in `root`, preprocessed once and cached beside it. DataError if it is missing or bad."""
+    for name in FILES:
+        if (root / name).is_file():
+            return load_table(root / name)
+    raise DataError(
+        f"loan: {root} has no {' or '.join(FILES)}. Download LendingClub's loans (Kaggle: wendykan/"
+        "lending-club-loan-data or wordsforthewise/lending-club), unpack them there, and name the folder by the "
+        "setting data.root or the environment variable CRFL_DATA_DIR (default ./data)."
+    )
+
+
+def choose_states(table: LoanTable, clients: int | Sequence[str]) -> list[str]:
+    """The states that take part, in client order.
+
+    A number N means N states: the attackers' states CT, MO and TN first, because the first clients attack, then the
+    states with the most loans. Names mean these states in this order. DataError if the data lacks them.
+    """
+    counts = np.bincount(table.state, minlength=len(STATES))
+    present = states_of(table)
+    if isinstance(clients, int):
+        if clients > len(present):
+            raise DataError(f"data.clients: found {clients}, allowed: 1 to {len(present)}, the states in the data")
+        largest = sorted(present, key=lambda state: -counts[STATES.index(state)])
+        first = [state for state in ATTACKING_STATES if state in present]
+        return [*first, *(state for state in largest if state not in first)][:clients]
+    wrong = [state for state in clients if state not in present]
+    if wrong or len(set(clients)) < len(clients):
+        raise DataError(
+            f"data.clients: found {', '.join(wrong) or 'a state twice'}, allowed: a number, or names among "
+            f"{', '.join(present)}"
+        )
+    return list(clients)
+
+
+def states_of(table: LoanTable) -> list[str]:
+    """The states that have loans, in alphabetical order."""
+    return [STATES[number] for number in np.unique(table.state)]
+
+
+def split(table: LoanTable, states: Sequence[str], seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Training rows of each state, and the test rows of all of them, rising.
+
+    Each state is shuffled by a stream of its own, whoever else takes part; 80 % of its rows, rounded down, train.
+    """
+    order = np.argsort(table.state, kind="stable")
+    edges = np.searchsorted(table.state[order], np.arange(len(STATES) + 1))
+    training, is_test = [], np.zeros(len(order), dtype=bool)
+    for number in map(STATES.index, states):
+        rows = order[edges[number] : edges[number + 1]]
+        rows = rows[permutation(len(rows), stream(seed, "loan split", number)).numpy()]
+        cut = len(rows) * 4 // 5
+        training.append(torch.from_numpy(np.sort(rows[:cut])))
+        is_test[rows[cut:]] = True
+    return tuple(training), torch.from_numpy(np.flatnonzero(is_test))

@@ -1,0 +1,100 @@
+"""The preprocessed loans in a binary file beside their CSV, so that the CSV is parsed once.
+
+The file is named after the CSV and holds a key: the hash of the CSV's content and of the code that preprocesses it. A
+cache with another key, or a damaged one, is made anew. It appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from crfl.data import loan_schema, loan_table
+from crfl.data.loan_table import LoanTable, read_table
+from crfl.errors import DataError
+
+_BLOCK = 1 << 24
+_LAYOUT = b"1"
+"""Of the cache file; a change of it makes old caches stale."""
+
+
+def load_table(path: Path) -> LoanTable:
+    """The loans of the CSV at `path`, from its cache if that is current. DataError as of `read_table`."""
+    key = _key(path)
+    cache = path.with_name(path.name + ".cache.safetensors")
+    table = _read(cache, key)
+    if table is None:
+        table = read_table(path)
+        if _key(path) != key:
+            raise DataError(f"{path}: changed while it was read; start again when it is complete")
+        _write(path, cache, key, table)
+    return table
+
+
+def _key(path: Path) -> str:
+    """Hash of the file's content and of the code that turns it into a table; blocks are hashed in parallel."""
+    try:
+        code = [Path(str(module.__file__)).read_bytes() for module in (loan_schema, loan_table)]
+        with ThreadPoolExecutor() as pool:
+            blocks = list(pool.map(partial(_digest, path), range(0, path.stat().st_size, _BLOCK)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return hashlib.blake2b(b"".join([_LAYOUT, *map(_hash, code), *blocks])).hexdigest()
+
+
+def _digest(path: Path, start: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return _hash(file.read(_BLOCK))
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content).digest()
+
+
+def _read(cache: Path, key: str) -> LoanTable | None:
+    """The cached table, or None if there is none with this key.
+
+    Reads the safetensors layout (length of the header, header in JSON, tensors) by itself: NumPy reads 800 MB in a
+    tenth of a second, and unlike a memory map what it has read cannot change any more.
+    """
+    try:
+        with cache.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            start = file.tell()
+        if header["__metadata__"]["key"] != key:
+            return None
+        arrays = {}
+        for name, dtype in (("x", np.float32), ("y", np.uint8), ("state", np.uint8)):
+            shape, (first, _) = header[name]["shape"], header[name]["data_offsets"]
+            arrays[name] = np.fromfile(cache, dtype, math.prod(shape), offset=start + first).reshape(shape)
+        return LoanTable(**arrays, footers=int(header["__metadata__"]["footers"]))
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        return None  # missing, damaged or of another layout
+
+
+def _write(csv: Path, cache: Path, key: str, table: LoanTable) -> None:
+    """Write the cache, or warn that it cannot be written."""
+    partial_file = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
+    tensors: dict[str, Any] = {"x": table.x, "y": table.y, "state": table.state}
+    try:
+        save_file(tensors, partial_file, {"key": key, "footers": str(table.footers)})
+        with partial_file.open("rb") as file:
+            os.fsync(file.fileno())
+        partial_file.chmod(0o600 | csv.stat().st_mode)  # whoever may read the CSV may read its cache
+        partial_file.replace(cache)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"{cache}: cannot be written ({error}); the CSV will be parsed again next time", stacklevel=3)
+    finally:
+        partial_file.unlink(missing_ok=True)

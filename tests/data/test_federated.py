@@ -1,0 +1,113 @@
+"""FederatedData of one's own arrays: what is kept, measured and refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from crfl.config import Experiment
+from crfl.data import FederatedData, check_fits, iid
+from crfl.errors import DataError
+from crfl.rng import stream
+
+X = np.random.default_rng(0).random((12, 3), dtype=np.float32)
+Y = np.arange(12) % 4
+
+
+def make(**changes):
+    arguments = {"x": X, "y": Y, "test_x": X[:5], "test_y": Y[:5], "shards": [range(0, 8), range(8, 12)]} | changes
+    given = [arguments.pop(name) for name in ("x", "y", "test_x", "test_y")]
+    return FederatedData.from_arrays(*given, **arguments)
+
+
+def test_arrays_with_shards():
+    data = make(domain=(0, 1), feature_names=["a", "b", "c"], client_names=["left", "right"])
+    assert (data.num_features, data.num_classes, data.sizes) == (3, 4, (8, 4))
+    assert data.clients[1].name == "right"
+    np.testing.assert_array_equal(data.clients[1].x, X[8:])
+    np.testing.assert_array_equal(data.clients[1].y, Y[8:])
+    np.testing.assert_array_equal(data.test.x, X[:5])
+    assert data.x.data_ptr() == X.ctypes.data  # float32 is not copied
+    largest = np.linalg.norm(X.astype(np.float64), axis=1).max()
+    assert math.isclose(data.max_feature_norm, largest, rel_tol=1e-12)
+
+
+def test_arrays_per_client_torch_or_numpy_and_a_partition():
+    parts = FederatedData.from_arrays([X[:8], torch.from_numpy(X[8:])], [Y[:8], torch.from_numpy(Y[8:])], X, Y)
+    np.testing.assert_array_equal(parts.x, X)
+    assert [rows.tolist() for rows in parts.shards] == [list(range(8)), list(range(8, 12))]
+    dealt = make(x=torch.from_numpy(X).double(), shards=iid(12, 3, stream(0, "partition")))
+    assert dealt.sizes == (4, 4, 4)
+    assert dealt.x.dtype == torch.float32
+
+
+def test_images_stay_bytes_and_carry_their_shape():
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5), dtype=np.uint8)
+    for x, y, shards in ((pixels, Y[:6], [[0, 1, 2], [3, 4, 5]]), ([pixels[:3], pixels[3:]], [Y[:3], Y[3:6]], None)):
+        data = FederatedData.from_arrays(x, y, pixels, Y[:6], shards=shards, scale=1 / 255, domain=(0, 1))
+        assert data.x.dtype == torch.uint8
+        assert data.image_shape == (4, 5)
+        np.testing.assert_allclose(data.clients[1].x, pixels[3:].reshape(3, 20) / 255, rtol=1e-6)
+        np.testing.assert_allclose(data.test.x, pixels.reshape(6, 20) / 255, rtol=1e-6)
+
+
+def test_label_counts():
+    counts = make(class_names=list("wxyz")).label_counts()
+    assert counts.loc["client 0"].to_dict() == {"w": 2, "x": 2, "y": 2, "z": 2}
+    assert counts.loc["client 1"].tolist() == [1, 1, 1, 1]
+    assert counts.to_numpy().sum() == 12
+
+
+def changed(array, index, value):
+    array = array.astype(np.float64) if array.dtype == np.float32 else array.copy()
+    array[index] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": changed(X, (3, 2), np.nan)}, "x: found nan at row 3, feature 2"),
+        ({"test_x": changed(X[:5], (1, 0), 1e39)}, "test_x: found inf at row 1, feature 0"),
+        ({"x": changed(X, (7, 1), 1.5), "domain": (0, 1)}, "x: found 1.5 at row 7, feature 1, allowed: 0 to 1"),
+        ({"test_x": changed(X[:5], (4, 2), -0.5), "domain": (0, 1)}, "test_x: found -0.5 at row 4, feature 2"),
+        ({"domain": (1, 0)}, "domain: found"),
+        ({"domain": (0, math.nan)}, "domain: found"),
+        ({"scale": math.nan}, "scale: found nan"),
+        ({"y": changed(Y, 2, -1)}, "y: found label -1 at row 2"),
+        ({"num_classes": 3}, "y: found label 3 at row 3, allowed: 0 to 2"),
+        ({"y": Y.astype(float)}, "y: found torch.float64"),
+        ({"y": Y[:11]}, "allowed: 12 integers"),
+        ({"test_x": X[:5, :2]}, "test_x: found 2 features, allowed: 3"),
+        ({"x": X[:, 0]}, r"x: found torch.float32 of shape \(12,\)"),
+        ({"x": np.full((12, 3), "a")}, "x: .*allowed: a NumPy array or torch tensor"),
+        ({"shards": [range(0, 8), range(8, 13)]}, r"shards\[1\]: found row 12, allowed: 0 to 11"),
+        ({"shards": [range(0, 9), range(8, 12)]}, "shards: found row 8 2 times"),
+        ({"shards": [range(0, 8), []]}, r"shards\[1\]"),
+        ({"shards": []}, "shards: found no clients"),
+        ({"shards": None}, "two lists of equal length"),
+        ({"client_names": ["a"]}, "client_names: found 1"),
+        ({"class_names": ["a", "a", "b", "c"]}, "class_names: found 4 .3 different"),
+        ({"feature_names": ["a"]}, "feature_names"),
+        ({"image_shape": (2, 2)}, "image_shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        make(**changes)
+
+
+def test_data_must_fit_the_settings():
+    exp = Experiment(local={"batch_size": 4})
+    check_fits(exp, make())
+    with pytest.raises(DataError, match=r"client 1 has 4 training samples.* lower local.batch_size.*data.clients"):
+        check_fits(exp.override({"local.batch_size": 5}), make())
+    with pytest.raises(DataError, match=r"client 0 has 8 .*so have 1 other"):
+        check_fits(exp.override({"local.batch_size": 9}), make())
+    check_fits(exp.override({"local.batch_size": 9, "local.keep_last_batch": True}), make())
+    with pytest.raises(DataError, match=r"attack.clients: found 3, allowed: 0 to 2"):
+        check_fits(exp.override({"attack.clients": 3}), make())
+    with pytest.raises(DataError, match=r"attack.target: found 4, allowed: 0 to 3"):
+        check_fits(exp.override({"attack.target": 4}), make())
+    check_fits(exp.override({"attack.target": 4, "attack.round": None}), make())

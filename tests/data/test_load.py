@@ -1,0 +1,192 @@
+"""load_data: digits, and images from folders that are there, missing or broken."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+
+from crfl.config import Experiment
+from crfl.data import images, load_data
+from crfl.errors import DataError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def idx(array):
+    """An array of bytes as an IDX file."""
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+def write_images(root, name, classes, train=60, test=20):
+    random = np.random.default_rng(0)
+    raw = root / name.upper() / "raw"
+    raw.mkdir(parents=True)
+    arrays = {}
+    for files, count in ((images._FILES[name][:2], train), (images._FILES[name][2:], test)):
+        arrays[files[0]] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[files[1]] = random.integers(0, classes, count, dtype=np.uint8)
+    for file, array in arrays.items():
+        (raw / f"{file}-ubyte").write_bytes(idx(array))
+    return list(arrays.values())
+
+
+def settings(root, name="mnist", **changes):
+    return Experiment().override({"data.name": name, "data.root": root and str(root), "local.batch_size": 5, **changes})
+
+
+def test_the_default_config_is_the_default():
+    assert Experiment.from_yaml(CONFIGS / "digits.yaml") == Experiment()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_valid(path):
+    exp = Experiment.from_yaml(path)
+    assert exp.data.name in path.stem
+    assert exp.server.noise == exp.smoothing.noise == 0.01
+
+
+def test_the_papers_clip_norms_in_the_attack_round():
+    norms = {name: Experiment.from_yaml(CONFIGS / f"{name}.yaml") for name in ("mnist", "emnist", "loan")}
+    assert {n: round(e.server.clip.norm(e.attack.round), 9) for n, e in norms.items()} == {
+        "mnist": 3.0,
+        "emnist": 6.5,
+        "loan": 2.15,
+    }
+
+
+def test_digits():
+    data = load_data(Experiment())
+    assert data.x.shape == (1400, 64)
+    assert data.sizes == (140,) * 10
+    assert len(data.test) == 397
+    assert data.image_shape == (8, 8)
+    assert float(data.test.x.max()) == 1.0
+    assert torch.equal(data.features(torch.tensor([0])) * 16, data.x[:1].float())
+    other = load_data(Experiment(seed=1))
+    assert torch.equal(other.test.x, data.test.x)  # one test set for all seeds
+    assert not torch.equal(other.shards[0], data.shards[0])
+    rows = {tuple(row) for row in data.x.tolist()} & {tuple(row) for row in (data.test.x * 16).int().tolist()}
+    assert not rows  # no image is in both
+
+
+def test_mnist_from_a_folder(tmp_path, monkeypatch):
+    x, y, test_x, test_y = write_images(tmp_path, "mnist", 10)
+    data = load_data(settings(tmp_path), download=False)
+    np.testing.assert_array_equal(data.x, x.reshape(60, 784))
+    np.testing.assert_array_equal(data.y, y)
+    np.testing.assert_allclose(data.test.x, test_x.reshape(20, 784) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(data.test.y, test_y)
+    assert data.sizes == (6,) * 10
+    monkeypatch.setenv("CRFL_DATA_DIR", str(tmp_path))
+    assert torch.equal(load_data(settings(None), download=False).x, data.x)
+
+
+def test_emnist_is_upright(tmp_path):
+    x, *_ = write_images(tmp_path, "emnist", 47)
+    data = load_data(settings(tmp_path, "emnist"), download=False)
+    np.testing.assert_array_equal(data.x.view(60, 28, 28), x.transpose(0, 2, 1))
+    assert data.num_classes == len(data.class_names) == 47
+
+
+def test_dirichlet_partition_by_settings(tmp_path):
+    write_images(tmp_path, "mnist", 10)
+    exp = settings(tmp_path, **{"data.partition": "dirichlet", "data.dirichlet_alpha": 50.0, "local.batch_size": 1})
+    assert sum(load_data(exp).sizes) == 60
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "fewer labels", "empty", "wrong label"])
+def test_broken_files_are_named(tmp_path, damage):
+    write_images(tmp_path, "mnist", 10)
+    raw = tmp_path / "MNIST" / "raw"
+    file, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    content = {
+        "cut": (file, file.read_bytes()[:5000]),
+        "text": (file, b"<html>not found</html>"),
+        "fewer labels": (labels, idx(np.zeros(50, dtype=np.uint8))),
+        "empty": (file, b""),
+        "wrong label": (labels, idx(np.full(60, 10, dtype=np.uint8))),
+    }[damage]
+    content[0].write_bytes(content[1])
+    with pytest.raises(DataError, match=r"(?s)mnist: the training part in .*raw.*Delete that folder.*CRFL_DATA_DIR"):
+        load_data(settings(tmp_path), download=False)
+
+
+def test_missing_files_without_a_network(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"mnist: .*train-images-idx3-ubyte is missing.*data\.root"):
+        load_data(settings(tmp_path), download=False)
+
+    def unreachable(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(images, "_dataset", unreachable)
+    with pytest.raises(DataError, match=r"downloading failed .*no network.*data\.root.*CRFL_DATA_DIR"):
+        load_data(settings(tmp_path))
+
+
+def test_a_broken_download_leaves_nothing_and_a_whole_one_is_read(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    write_images(source, "mnist", 10)
+    real, cut_off = images._dataset, [True]
+
+    def download_or_read(name, root, train, download):
+        if download:
+            target = root / "MNIST" / "raw"
+            target.mkdir(parents=True)
+            for number, file in enumerate(sorted((source / "MNIST" / "raw").iterdir())):
+                if cut_off[0] and number == 2:
+                    (target / file.name).write_bytes(file.read_bytes()[:100])
+                    raise RuntimeError("connection lost")
+                (target / file.name).write_bytes(file.read_bytes())
+        return real(name, root, train, False)
+
+    monkeypatch.setattr(images, "_dataset", download_or_read)
+    target = tmp_path / "target"
+    with pytest.raises(DataError, match="connection lost"):
+        load_data(settings(target))
+    assert not list(target.iterdir())
+    cut_off[0] = False
+    assert load_data(settings(target)).x.shape == (60, 784)
+    assert sorted(p.name for p in target.iterdir()) == ["MNIST"]
+
+
+def test_settings_that_do_not_suit_the_data(tmp_path):
+    with pytest.raises(DataError, match=r"data.partition: found 'natural', allowed for digits"):
+        load_data(Experiment().override({"data.partition": "natural"}))
+    with pytest.raises(DataError, match=r"data.clients: found \['CT'\], allowed for digits: a number"):
+        load_data(Experiment().override({"data.clients": ["CT"]}))
+    with pytest.raises(DataError, match=r"client 0 has 14 training samples"):
+        load_data(Experiment().override({"data.clients": 100}))
+    with pytest.raises(DataError, match=r"data.name: found 'custom'.*from_arrays"):
+        load_data(Experiment().override({"data.name": "custom"}))
+
+
+def test_importing_the_data_room_is_cheap():
+    heavy = (
+        "import sys, crfl.data; print([m for m in ('sklearn', 'torchvision', 'pandas', 'pyarrow') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+@pytest.mark.data
+@pytest.mark.skipif("CRFL_DATA_DIR" not in os.environ, reason="CRFL_DATA_DIR is not set")
+@pytest.mark.parametrize("name", ["mnist", "emnist"])
+def test_real_images(name):
+    exp = Experiment.from_yaml(CONFIGS / f"{name}.yaml")
+    data = load_data(exp, download=False)
+    assert data.x.dtype == torch.uint8
+    assert len(set(data.sizes)) == 1
+    assert len(data.shards) == exp.data.clients
+    assert set(data.y.unique().tolist()) == set(range(data.num_classes))
+    if name == "mnist":
+        assert data.sizes == (3000,) * 20
+        assert data.max_feature_norm == pytest.approx(17.179045827)
+    else:  # upright digits: a one is taller than wide
+        ones = data.x[data.y == 1].view(-1, 28, 28).float()
+        rows, columns = ones.sum(2).std(1).mean(), ones.sum(1).std(1).mean()
+        assert columns > rows

@@ -1,0 +1,93 @@
+"""Sweeps: trained once, certified from cached votes, equal to what a user would do by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+import crfl
+from crfl import store, sweeps
+from crfl.sweeps import Cache
+
+EXP = crfl.Experiment().override(
+    {"server.rounds": 5, "attack.round": 2, "smoothing.samples": 120, "smoothing.test_samples": 40}
+)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path)
+
+
+def test_a_sweep_is_the_runs_by_hand(cache):
+    data = crfl.load_data(EXP)
+    found = sweeps.sweep(cache, EXP, "attack.scale", [5.0, 10.0], seeds=[0, 1])
+    radii = np.linspace(0, 0.3, 7)
+    assert found.certified_accuracy(radii).shape == (2, 2, 7)
+    for i, scale in enumerate((5.0, 10.0)):
+        run = crfl.train(EXP.override({"attack.scale": scale}), data)
+        certificate = crfl.certify(run, data.test)
+        assert torch.equal(found.runs[i][0].params, run.params)
+        assert np.array_equal(found.certificates[i][0].radius, certificate.radius)
+        assert np.array_equal(found.certified_rate(radii)[i, 0], certificate.certified_rate(radii))
+        assert np.array_equal(found.certified_accuracy(radii)[i, 0], certificate.certified_accuracy(data.test.y, radii))
+    assert found.critical[0] == pytest.approx(2 * found.critical[1])
+
+
+def test_nothing_is_done_twice(cache, monkeypatch):
+    first = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
+    assert len(list((cache.root / "runs").iterdir())) == 1  # alpha matters to no run
+    assert len(list((cache.root / "votes").iterdir())) == 1
+    monkeypatch.setattr(store, "Stack", None)
+    monkeypatch.setattr(sweeps, "smooth", None)
+    again = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
+    assert np.array_equal(first.critical, again.critical)
+
+
+def test_what_matters_makes_another_run(cache):
+    keys = [
+        cache.folder(EXP),
+        cache.folder(EXP, benign=True),
+        cache.folder(EXP, checkpoints=[3]),
+        *(
+            cache.folder(EXP.override({k: v}))
+            for k, v in (
+                ("seed", 1),
+                ("local.learning_rate", 0.01),
+                ("server.noise", 0.02),
+                ("attack.target", 3),
+                ("data.clients", 5),
+            )
+        ),
+    ]
+    assert len(set(keys)) == len(keys)
+    for key, value in (("smoothing.samples", 7), ("smoothing.noise", 0.5), ("smoothing.test_samples", 9)):
+        assert cache.folder(EXP.override({key: value})) == keys[0]
+
+
+def test_votes_depend_on_what_they_are_of(cache):
+    data = crfl.load_data(EXP)
+    run, other = cache.train([EXP, EXP.override({"attack.scale": 50.0})])
+    names = set()
+    for r, split in ((run, data.test), (other, data.test), (run, crfl.backdoored(EXP, data))):
+        cache.votes(r, split)
+        names = {p.name for p in (cache.root / "votes").iterdir()}
+    assert len(names) == 3
+
+
+def test_a_prefix_is_the_shorter_run(cache):
+    (run,) = cache.train([EXP], checkpoints=[3, 5])
+    short = sweeps.prefix(run, 3)
+    alone = crfl.train(EXP.override({"server.rounds": 3}), crfl.load_data(EXP))
+    assert torch.equal(short.params, alone.params)
+    assert short.record == alone.record
+    assert short.experiment == alone.experiment
+    with pytest.raises(ValueError, match="from the attack round on"):
+        sweeps.prefix(run, 1)
+
+
+def test_processes_train_side_by_side(tmp_path):
+    grid = [EXP.override({"attack.scale": s}) for s in (5.0, 6.0)]
+    apart = Cache(tmp_path / "a", jobs=2).train(grid)
+    together = Cache(tmp_path / "b").train(grid)
+    for one, two in zip(apart, together, strict=True):
+        torch.testing.assert_close(one.params, two.params, rtol=0, atol=1e-5)
