@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from crfl.certification.certify import Certificate
 
+RADIUS = "radius $r$ (l2 norm of the backdoor)"
 _POINTS = 1000
 
 
@@ -21,8 +22,8 @@ def certified_accuracy(
     curves: Mapping[str, tuple[Certificate, npt.ArrayLike]], ax: Axes | None = None, **style: Any
 ) -> Axes:
     """Share of test samples that are correct and certified at radius r: one curve for each label."""
-    ax = _axes(ax, "radius $r$ (l2 norm of the backdoor)", "certified accuracy")
-    grid = radius_grid(*(certificate for certificate, _ in curves.values()))
+    ax = _axes(ax, RADIUS, "certified accuracy")
+    grid = radius_grid(*(certificate.radius for certificate, _ in curves.values()))
     for label, (certificate, labels) in curves.items():
         ax.plot(grid, certificate.certified_accuracy(labels, grid), label=label, **style)
     return _finish(ax, grid)
@@ -30,8 +31,8 @@ def certified_accuracy(
 
 def certified_rate(curves: Mapping[str, Certificate], ax: Axes | None = None, **style: Any) -> Axes:
     """Share of test samples certified at radius r, right or wrong: one curve for each label."""
-    ax = _axes(ax, "radius $r$ (l2 norm of the backdoor)", "certified rate")
-    grid = radius_grid(*curves.values())
+    ax = _axes(ax, RADIUS, "certified rate")
+    grid = radius_grid(*(certificate.radius for certificate in curves.values()))
     for label, certificate in curves.items():
         ax.plot(grid, certificate.certified_rate(grid), label=label, **style)
     return _finish(ax, grid)
@@ -67,10 +68,33 @@ def curves(
     return _finish(ax, np.array([ends.min(), ends.max()]), share=not log and _shares(lines))
 
 
-def radius_grid(*certificates: Certificate) -> npt.NDArray[np.float64]:
-    """Radii from 0 to just beyond the largest finite one of the certificates (or 1), fine enough to show the steps."""
-    largest = max((float(np.max(c.radius, where=np.isfinite(c.radius), initial=0.0)) for c in certificates), default=0)
+def radius_grid(*radii: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """From 0 to just beyond the largest finite radius (or to 1), fine enough to show the steps."""
+    largest = max((float(np.max(r, where=np.isfinite(r), initial=0.0)) for r in radii), default=0.0)
     return np.linspace(0.0, 1.05 * largest or 1.0, _POINTS)
+
+
+def label_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How many samples of each label (columns) every client (rows) holds, as stacked bars."""
+    ax = _axes(ax, "client", "samples")
+    bottom = np.zeros(len(counts))
+    colours = _colours(counts.shape[1])
+    for label, colour in zip(counts.columns, colours, strict=True):
+        ax.bar(range(len(counts)), counts[label], bottom=bottom, width=0.9, color=colour, label=str(label))
+        bottom += counts[label].to_numpy(dtype=float)
+    names = counts.index.astype(str)
+    if len(names) <= 60 and names.str.len().max() <= 3:
+        ax.set_xticks(range(len(names)), names, fontsize="small")
+    ax.set_xlim(-0.6, len(counts) - 0.4)
+    columns = 1 if len(counts.columns) <= 12 else 3
+    ax.legend(frameon=False, title="label", fontsize="x-small", ncols=columns, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def _colours(count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](range(count)) if count <= 10 else colormaps["turbo"](np.linspace(0.05, 0.95, count))
 
 
 def _axes(ax: Axes | None, x: str, y: str) -> Axes:

@@ -95,7 +95,6 @@ class Figure:
             plots.curves(panel.curves, panel.xlabel, panel.ylabel, ax=ax, log=panel.log).set_title(panel.title)
         figure.suptitle(self.title)
         store.save_plot(folder, self.name, axes[0][0])
-        pyplot.close(figure)
         store.write_atomic(folder / "curves" / f"{self.name}.csv", self.frame().to_csv(index=False))
         about = {"settings": self.settings, "claims": [vars(c) for c in self.claims], "versions": store.versions()}
         strict = json.loads(json.dumps(about), parse_constant=str)  # JSON knows no infinity: "Infinity"

@@ -178,14 +178,28 @@ def load_votes(path: Path) -> VoteCounts:
     return VoteCounts(tensors["counts"].numpy(), int(about["samples"]), float(about["noise"]))
 
 
-def save_plot(folder: str | Path, name: str, ax: Axes) -> None:
-    """Write plots/<name>.png and .pdf of the figure that holds `ax`."""
+def check_data(folder: str | Path, data: FederatedData) -> None:
+    """StoreError unless the run in `folder` was trained on this very data."""
+    path = Path(folder) / "training.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["data"] != data.digest:
+        raise StoreError(f"{folder}: the data is not that of the training; set data.root to where that lies")
+
+
+def save_plot(folder: str | Path, name: str, ax: Axes) -> Path:
+    """Write plots/<name>.png and .pdf of the figure that holds `ax`, and close it; returns the PNG's path."""
     import io
+
+    from matplotlib import pyplot
+
+    figure = ax.get_figure(root=True)
+    assert figure is not None
 
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
-        ax.get_figure(root=True).savefig(buffer, format=suffix, dpi=200, bbox_inches="tight")  # type: ignore[union-attr]
+        figure.savefig(buffer, format=suffix, dpi=200, bbox_inches="tight")
         write_atomic(Path(folder) / "plots" / f"{name}.{suffix}", buffer.getvalue())
+    pyplot.close(figure)
+    return Path(folder) / "plots" / f"{name}.png"
 
 
 def versions() -> dict[str, str]:

@@ -33,10 +33,10 @@ def test_run_trains_certifies_and_plots(call, config, tmp_path):
     assert result.exit_code == 0, result.output
     run = crfl.load_run(out)
     assert run.experiment.server.rounds == 4
-    for name in ("certified-accuracy", "certified-rate", "training"):
+    for name in ("published-certified-accuracy", "published-certified-rate", "training"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    shown = float(re.search(r"accuracy (\d\.\d+)", result.output)[1])
+    shown = float(re.search(r"accuracy: (\d\.\d+)", result.output)[1])
     assert shown == pytest.approx(run.history["accuracy"].iloc[-1], abs=1e-4)
     data = crfl.load_data(run.experiment)
     frame = pd.read_csv(out / "certificates" / "published-clean.csv")

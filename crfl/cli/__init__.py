@@ -1,0 +1,44 @@
+"""The command line. Heavy imports wait inside the commands, so that help is immediate.
+
+Exit codes: 0 done, 1 an error of the library, 2 wrong usage, 3 a claim failed (reproduce), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from crfl import __version__
+from crfl.cli.figures import reproduce
+from crfl.cli.runs import certify, plot, run
+from crfl.cli.tools import data, radius
+from crfl.errors import CrflError
+
+__all__ = ["main", "reproduce"]
+
+
+class _Group(click.Group):
+    """Turns the library's errors into one message and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CrflError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="crfl")
+def main() -> None:
+    """Certified robustness of federated learning against backdoor attacks.
+
+    \b
+    crfl run configs/digits.yaml             train under attack, certify, plot
+    crfl certify runs/demo --kind margin     certify a finished run anew
+    crfl reproduce --smoke                   the paper's figures in short
+    """
+
+
+for command in (run, certify, plot, reproduce, radius, data):
+    main.add_command(command)

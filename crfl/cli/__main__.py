@@ -1,0 +1,5 @@
+"""python -m crfl.cli"""
+
+from crfl.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""crfl reproduce: the paper's figures, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from crfl.reproduction import Figure, Lab
+
+
+@click.command()
+@click.argument("figures", nargs=-1, metavar="[FIG]...")
+@click.option("--smoke", is_flag=True, help="Every figure in seconds: short runs on the embedded digits.")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data sets.")
+@click.option("--seeds", default=1, show_default=True, help="Mean and band over so many seeds.")
+@click.option("--jobs", default=1, show_default=True, help="Runs that train at the same time.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train and vote: cpu, cuda, ...")
+@click.option("--out", default=Path("runs/reproduction"), show_default=True, type=click.Path(path_type=Path))
+def reproduce(
+    figures: tuple[str, ...], smoke: bool, data: Path | None, seeds: int, jobs: int, device: str, out: Path
+) -> None:
+    """Redraw the paper's figures and check its claims on them.
+
+    \b
+    crfl reproduce              all of them
+    crfl reproduce 5 6 --seeds 3
+    crfl reproduce --smoke
+
+    FIG is the number of a figure or the name of a script in experiments/. What is interrupted goes on where it stopped,
+    and what is done already is only redrawn. Exit code 3 says that a claim failed; the report says which.
+    """
+    import time
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from crfl import store
+    from crfl.reproduction import Lab, report
+    from crfl.sweeps import Cache
+
+    home = _experiments()
+    lab = Lab(Cache(out / "cache", jobs, device), home.parent / "configs", tuple(range(seeds)), smoke, data)
+    found = []
+    start = time.monotonic()
+    for script in _scripts(home, figures):
+        click.echo(f"{script.stem} ...", err=True)
+        for figure in _figures(script, lab):
+            figure.save(out)
+            found.append(figure)
+            for claim in figure.claims:
+                click.echo(f"{'holds' if claim.holds else 'FAILS'}  {figure.name}: {claim.text} ({claim.measured})")
+    about = f"{len(found)} figures, {len(lab.seeds)} seed(s), {'smoke test' if smoke else 'full'}."
+    text, page = report(found, out, about)
+    store.write_atomic(out / "report.md", text)
+    store.write_atomic(out / "report.html", page)
+    click.echo(f"{time.monotonic() - start:.0f} s; the report is {out / 'report.html'}")
+    if not all(claim.holds for figure in found for claim in figure.claims):
+        raise SystemExit(3)
+
+
+def _experiments() -> Path:
+    """The folder of figure scripts: they come with a clone, not with an installed package."""
+    for root in (Path.cwd(), Path(__file__).parents[1]):
+        if (root / "experiments" / "reproduce.py").exists():
+            return root / "experiments"
+    raise click.ClickException("no folder experiments/ here; run this in a clone of crfl")
+
+
+def _scripts(home: Path, names: tuple[str, ...]) -> list[Path]:
+    """Scripts by figure number, by name or by path; all of them if none is named."""
+    known = {p.stem: p for p in sorted(home.glob("*.py")) if p.stem != "reproduce"}
+    stems = [n.removesuffix(".py").rsplit("/", 1)[-1] for n in names] or list(known)
+    stems = [f"figure{stem}" if f"figure{stem}" in known else stem for stem in stems]
+    unknown = [stem for stem in stems if stem not in known]
+    if unknown:
+        raise click.BadParameter(f"found {', '.join(unknown)}, allowed: {', '.join(known)}", param_hint="FIG")
+    return [known[stem] for stem in stems]
+
+
+def _figures(script: Path, lab: Lab) -> list[Figure]:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(f"experiments.{script.stem}", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    figures: list[Figure] = module.figures(lab)
+    return figures

@@ -1,0 +1,52 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    changes = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"found {text!r}, allowed: key=value such as attack.scale=50")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"found {text!r}, whose value is not valid YAML") from None
+    return changes
+
+
+changes = click.option(
+    "--set", "changes", multiple=True, callback=_parse, metavar="KEY=VALUE", help="Override a setting; may be repeated."
+)
+device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, ...")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+config = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
+
+
+def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), **facts: Any) -> None:
+    """A table with facts above and notes below it, or all of that as one JSON object (infinity as null)."""
+    if as_json:
+        content = {**facts, "rows": frame.to_dict("records"), "notes": list(notes)}
+        click.echo(json.dumps(json.loads(json.dumps(content, default=str), parse_constant=lambda _: None), indent=2))
+        return
+    for name, fact in facts.items():
+        click.echo(f"{name.replace('_', ' ')}: {fact:.4g}" if isinstance(fact, float) else f"{name}: {fact}")
+    text = frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
+    click.echo(text)
+    for note in notes:
+        click.echo(f"note: {note}")

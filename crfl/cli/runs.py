@@ -1,0 +1,200 @@
+"""crfl run, certify, plot: one run and its folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crfl.cli import options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from crfl.certification.certificate import Certificate
+    from crfl.data.federated import FederatedData, Split
+    from crfl.training.run import TrainingRun
+
+KINDS = ("published", "smoothing", "margin")
+BOUNDS = ("hoeffding", "clopper_pearson", "exact")
+
+
+@click.command()
+@options.config
+@options.changes
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Run folder  [default: runs/NAME-HASH]")
+@click.option("--checkpoint", "checkpoints", type=int, multiple=True, metavar="ROUND", help="Keep this round's model.")
+@options.device
+@options.as_json
+def run(
+    config: Path,
+    changes: dict[str, Any],
+    out: Path | None,
+    checkpoints: tuple[int, ...],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train under attack, certify and plot.
+
+    \b
+    crfl run configs/digits.yaml
+    crfl run configs/mnist.yaml --set attack.scale=50 --set server.noise=0.02 --out runs/strong
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    from crfl import store
+    from crfl.config import Experiment
+    from crfl.data.load import load_data
+
+    exp = Experiment.from_yaml(config).override(changes)
+    name = f"{config.stem}-{hashlib.blake2b(exp.to_yaml().encode(), digest_size=4).hexdigest()}"
+    folder = out or Path("runs") / name
+    data = load_data(exp)
+    try:
+        result = store.train(folder, exp, data, checkpoints=checkpoints, device=device, progress=True)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
+        raise SystemExit(130) from None
+    _certify(folder, result, data, "published", None, None, device, as_json)
+    if not as_json:
+        click.echo(f"everything is in {folder}")
+
+
+@click.command()
+@options.folder
+@click.option("--kind", type=click.Choice(KINDS), default="published", show_default=True)
+@click.option("--bounds", type=click.Choice(BOUNDS), help="Bounds on probabilities  [default: the kind's own]")
+@click.option("--attack-round", help='Another attack round, or "any" (margin and smoothing only).')
+@options.changes
+@options.device
+@options.as_json
+def certify(
+    folder: Path,
+    kind: str,
+    bounds: str | None,
+    attack_round: str | None,
+    changes: dict[str, Any],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Certify a finished run, without training it again.
+
+    \b
+    crfl certify runs/demo --kind margin
+    crfl certify runs/demo --bounds exact --set smoothing.noise=0.02
+    crfl certify runs/demo --kind margin --attack-round any
+    """
+    from crfl import store
+    from crfl.data.load import load_data
+    from crfl.errors import SettingsError
+
+    wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
+    if wrong:
+        raise SettingsError(
+            [f"{key}: certifying cannot change it; it is part of the training" for key in wrong], "--set"
+        )
+    result = store.load_run(folder)
+    result = replace(result, experiment=result.experiment.override(changes))
+    data = load_data(result.experiment)
+    store.check_data(folder, data)
+    _certify(folder, result, data, kind, bounds, attack_round, device, as_json)
+
+
+@click.command()
+@options.folder
+def plot(folder: Path) -> None:
+    """Draw a run's plots again from its files alone.
+
+    \b
+    crfl plot runs/demo
+    """
+    from crfl import store
+
+    result = store.load_run(folder)
+    for path in _draw(folder, result):
+        click.echo(path)
+
+
+def _certify(
+    folder: Path,
+    result: TrainingRun,
+    data: FederatedData,
+    kind: str,
+    bounds: str | None,
+    attack_round: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Certificates of the clean and the backdoored test set: files, plots and a table."""
+    from crfl import store
+    from crfl.certification.certify import certify
+    from crfl.training.triggers import backdoored
+
+    chosen: dict[str, Any] = {"kind": kind, "bounds": bounds}
+    if attack_round is not None:
+        chosen["attack_round"] = int(attack_round) if attack_round.isdigit() else attack_round
+    name = "-".join([kind, *([bounds] if bounds else []), *([f"round-{attack_round}"] if attack_round else [])])
+    attacked = result.experiment.attack.active
+    splits = {"clean": data.test} | ({"backdoored": backdoored(result.experiment, data)} if attacked else {})
+    certificates = {}
+    for which, split in splits.items():
+        certificates[which] = certify(replace(result, params=result.params.to(device)), split, **chosen)
+        store.save_certificate(folder, f"{name}-{which}", certificates[which], split.y)
+    _draw(folder, result)
+    history = result.history
+    facts = {"accuracy": float(history["accuracy"].iloc[-1])}
+    if attacked:
+        facts["attack_success_rate"] = float(history["attack_success_rate"].iloc[-1])
+        facts["attack_success_rate_at_most"] = float(history["attack_success_rate"].max())
+    options.show(_table(certificates, splits), as_json, certificates["clean"].warnings, **facts)
+
+
+def _table(certificates: dict[str, Certificate], splits: dict[str, Split]) -> pd.DataFrame:
+    """Certified accuracy and rate of each test set at a few radii."""
+    import numpy as np
+    import pandas as pd
+
+    finite = [c.radius[np.isfinite(c.radius)].max(initial=0.0) for c in certificates.values()]
+    radii = np.array([0.0, 0.25, 0.5, 0.75, 0.95, 1.05]) * (max(finite) or 1.0)
+    rows: list[dict[str, object]] = []
+    for name, certificate in certificates.items():
+        for curve, values in (
+            ("certified accuracy", certificate.certified_accuracy(splits[name].y, radii)),
+            ("certified rate", certificate.certified_rate(radii)),
+        ):
+            shown = {f"r={r:.3g}": float(v) for r, v in zip(radii, values, strict=True)}
+            rows.append({"test set": name, "curve": curve, **shown, "critical": certificate.critical_radius})
+    return pd.DataFrame(rows)
+
+
+def _draw(folder: Path, result: TrainingRun) -> list[Path]:
+    """Every plot of a run folder, from its history and its certificates' CSV files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import numpy as np
+    import pandas as pd
+
+    from crfl import plots, store
+    from crfl.certification import metrics
+
+    attack = result.experiment.attack
+    first = result.record.attack_rounds[0].round if result.record.attack_rounds else None
+    drawn = {"training": plots.training(result.history, first if attack.active else None)}
+    frames = {p.stem: pd.read_csv(p) for p in sorted((folder / "certificates").glob("*.csv"))}
+    for kind in sorted({name.rsplit("-", 1)[0] for name in frames}):
+        mine = {name.rsplit("-", 1)[1]: f for name, f in frames.items() if name.rsplit("-", 1)[0] == kind}
+        radii = plots.radius_grid(*(f["radius"].to_numpy() for f in mine.values()))
+        accuracy, rate = {}, {}
+        for which, frame in sorted(mine.items(), reverse=True):
+            radius, abstained = frame["radius"].to_numpy(), frame["abstained"].to_numpy()
+            correct = (frame["prediction"] == frame["label"]).to_numpy()
+            label = f"{which} test set"
+            accuracy[label] = (radii, metrics.certified_accuracy(correct, abstained, radius, radii)[np.newaxis], "-")
+            rate[label] = (radii, metrics.certified_rate(radius, radii)[np.newaxis], "-")
+        drawn[f"{kind}-certified-accuracy"] = plots.curves(accuracy, plots.RADIUS, "certified accuracy")
+        drawn[f"{kind}-certified-rate"] = plots.curves(rate, plots.RADIUS, "certified rate")
+    return [store.save_plot(folder, name, ax) for name, ax in drawn.items()]
