@@ -33,3 +33,7 @@ class CertificateError(CrflError, ValueError):
 
 class StoreError(CrflError, RuntimeError):
     """A run folder cannot be read or written as asked."""
+
+
+class HostileUpdateWarning(UserWarning):
+    """A client's update was dropped for a round because no server could use it."""

@@ -200,16 +200,17 @@ def expected_critical(exp: Experiment, clip_norm: float | None = None, weight: f
     `clip_norm` stands in for that of the attack round in Lemma 1, `weight` for p_i = 1/N.
     """
     data, local, attack = dataset(exp), exp.local, exp.attack
-    assert attack.round is not None
+    assert isinstance(attack.round, int)
+    assert isinstance(attack.scale, float)
     shares = [
         (weight or 1 / len(data.shards))
         * attack.scale
         * local.epochs
         * (data.sizes[i] // local.batch_size)
-        * local.learning_rate
+        * local.learning_rates(len(data.shards))[i]
         * attack.poisoned_per_batch
         / local.batch_size
-        for i in range(attack.clients)
+        for i in range(attack.count)
     ]
     unanimous = np.zeros((1, data.num_classes), dtype=np.int64)
     unanimous[0, 0] = exp.smoothing.samples

@@ -34,10 +34,11 @@ from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
-from crfl.training.loop import Stack, TrainingState
 from crfl.training.models import SoftmaxRegression
 from crfl.training.record import TrainingRecord
 from crfl.training.run import TrainingRun
+from crfl.training.stack import Stack
+from crfl.training.state import TrainingState
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,23 +249,11 @@ def _claim(folder: Path, exp: Experiment, key: dict[str, str]) -> None:
 
 
 def _write_state(path: Path, state: TrainingState) -> None:
-    tensors = {
-        "params": state.params,
-        "measures": torch.stack(state.measures),
-        "weights": torch.stack(state.weights),
-        **{f"checkpoint {round_}": params for round_, params in state.checkpoints.items()},
-    }
-    write_atomic(path, save({name: t.cpu().contiguous() for name, t in tensors.items()}))
+    write_atomic(path, save(state.to_tensors()))
 
 
 def _read_state(path: Path) -> TrainingState | None:
-    if not path.exists():
-        return None
-    tensors, _ = read_tensors(path)
-    checkpoints = {int(n.split()[1]): t for n, t in tensors.items() if n.startswith("checkpoint ")}
-    return TrainingState(
-        tensors["params"], tuple(tensors["measures"].unbind()), tuple(tensors["weights"].unbind()), checkpoints
-    )
+    return TrainingState.from_tensors(read_tensors(path)[0]) if path.exists() else None
 
 
 def _or_none(value: float) -> float | None:

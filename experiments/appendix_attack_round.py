@@ -14,7 +14,9 @@ CLIP_NORM = {"mnist": 3.0, "digits": 2.4}
 def figures(lab: Lab) -> list[Figure]:
     found = []
     for name in lab.datasets("mnist"):
-        strong = {"attack.scale": 100.0, "attack.clients": 2, "server.rounds": 45 if name == "mnist" else 12}
+        strong = {"attack.clients": 2, "attack.scale": 10.0}
+        if name == "mnist":
+            strong |= {"attack.scale": 100.0, "server.rounds": 45}
         exp = lab.base(name).override(strong)
 
         def claims(s: Sweep, exp=exp, name=name) -> list[Claim]:

@@ -4,6 +4,8 @@
 """
 
 from crfl.certification.bounds import ProbabilityBounds, clopper_pearson, hoeffding, min_samples
+from crfl.certification.coupled import margin_budget, smoothing_budget
+from crfl.certification.exact import exact_bounds
 from crfl.certification.lipschitz import lemma1_lipschitz, sharp_lipschitz
 from crfl.certification.metrics import certified_accuracy, certified_rate
 from crfl.certification.published import (
@@ -20,12 +22,15 @@ __all__ = [
     "certified_rate",
     "clopper_pearson",
     "corollary1_radius",
+    "exact_bounds",
     "hoeffding",
     "kl_budget",
     "lemma1_lipschitz",
     "log_contraction",
+    "margin_budget",
     "min_samples",
     "sharp_lipschitz",
+    "smoothing_budget",
     "theorem1_certified",
     "theorem2_kl_bound",
 ]

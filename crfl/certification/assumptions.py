@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crfl.certification._checks import FloatArray
 from crfl.certification.bounds import ProbabilityBounds, min_samples
 from crfl.training.record import RoundRecord, TrainingRecord
 
@@ -48,6 +49,53 @@ def published_broken(
     if any(a.label_flip and any(a.poison_ratios) for a in attack.attackers):
         found.append("The attackers change labels too; Lemma 1 covers changes of the inputs only.")
     return tuple(found)
+
+
+def coupled(record: TrainingRecord, *, any_round: bool, rounding: float) -> tuple[str, ...]:
+    """What the coupling certificate rests on."""
+    rounds = ", ".join(str(r.round) for r in record.attack_rounds)
+    when = "in one round, whichever it was" if any_round else f"in round {rounds} only (attack_round='any' covers all)"
+    who = sorted({a.client for r in record.attack_rounds for a in r.attackers})
+    inside = (
+        f"and every sample, clean or poisoned, lies in the domain {record.domain[0]:g} to {record.domain[1]:g}"
+        if record.domain
+        else "and no trigger moves a sample by more than the magnitude"
+    )
+    attack = (
+        f"{len(who)} attackers with the weights, scale, steps and poison ratios on record attack {when}; they change "
+        "at most their poisoned samples, by triggers up to the certified magnitude"
+        + (" and by any label change." if _flips(record) else "; labels stay.")
+    )
+    return (
+        COUNTERPART,
+        attack if record.attack_rounds else NOBODY,
+        f"Clean training inputs have norm at most {record.max_feature_norm:.6g} (measured), {inside}.",
+        "The loss is convex, local training plain SGD, aggregation weights independent of the updates, and the "
+        "learning rate small enough for a step not to drive two runs apart (checked on the record).",
+        f"Training rounds in float32: Delta includes {rounding:.2g} for it, by a model of rounding and by measurement, "
+        "not by proof.",
+    )
+
+
+def coupled_broken(bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float) -> tuple[str, ...]:
+    """What keeps a coupling certificate from meaning much; where its assumptions fail it is refused.
+
+    `budget` (m,) of the samples, `least`: Delta at magnitude 0.
+    """
+    found = [] if bounds is None else list(_weak_votes(bounds))
+    if len(budget) and not least < budget.max():
+        found.append(
+            f"Nothing is certified: label changes alone may drive the models {least:.3g} apart, and the largest budget "
+            f"is {budget.max():.3g}"
+            + (". More votes or 'exact' bounds have larger budgets." if bounds and bounds.samples else ".")
+        )
+    if bounds is not None and noise == 0:
+        found.append("smoothing.noise is 0: a model that is not smoothed has no smoothing certificate; use 'margin'.")
+    return tuple(found)
+
+
+def _flips(record: TrainingRecord) -> bool:
+    return any(a.label_flip for r in record.attack_rounds for a in r.attackers)
 
 
 def probabilities(bounds: ProbabilityBounds) -> Iterator[str]:

@@ -99,6 +99,17 @@ class Certificate:
         levels = range(1, self.scenario.max_attackers + 1)
         return self._levels(self.scenario.cost(magnitude, attackers=r) for r in levels)
 
+    def max_malicious(self, *, silent: bool = False) -> IntArray:
+        """Largest number of certified malicious client-rounds (one client in one round sends what it likes); (m,).
+
+        For a server that clips every update to a norm (server.update_clip); any clients in any rounds, those on record
+        as attackers among them. The prediction is that of a run in which they had sent anything else of that norm; with
+        `silent`, only of the run in which they had sent nothing, which allows twice as many.
+        """
+        each, once = self.scenario.malicious_cost(silent)
+        count = np.ceil((self.budget - once) / each) - 1  # strictly below the budget
+        return np.maximum(count, 0).astype(np.int64)
+
     def _levels(self, costs: Iterable[float]) -> IntArray:
         """How many of the rising costs each sample's budget affords."""
         count = np.zeros(self.prediction.shape, dtype=np.int64)

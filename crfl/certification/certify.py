@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,13 +12,16 @@ from torch import Tensor
 
 from crfl import rng
 from crfl.certification import assumptions
-from crfl.certification._checks import IntArray
+from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.bounds import ProbabilityBounds, clopper_pearson, hoeffding
 from crfl.certification.certificate import Certificate
+from crfl.certification.coupled import BUDGET_SLACK, check_coupled, margin_budget, smoothing_budget_from_logs
+from crfl.certification.distance import CoupledScenario
+from crfl.certification.exact import exact_bounds
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import kl_budget_from_logs, log_contraction
 from crfl.certification.scenario import PublishedScenario
-from crfl.certification.smoothing import VoteCounts, smooth
+from crfl.certification.smoothing import BLOCK_SAMPLES, VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.errors import CertificateError
 from crfl.training.models import SoftmaxRegression
@@ -49,6 +53,20 @@ class Samples(Protocol):
     def x(self) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is asked for: the certified rows of the test set, and the options of `certify`."""
+
+    run: Run
+    x: Tensor
+    indices: IntArray
+    test_size: int
+    bounds: str | None
+    votes: VoteCounts | None
+    any_round: bool
+    attack_clip_norm: float | None
+
+
 def certify(
     run: Run,
     test: Samples,
@@ -56,41 +74,50 @@ def certify(
     kind: str = "published",
     bounds: str | None = None,
     votes: VoteCounts | None = None,
+    attack_round: Literal["any"] | None = None,
     attack_clip_norm: float | None = None,
 ) -> Certificate:
-    """Certify the predictions of a run's smoothed model on the test inputs x (m, d).
+    """Certify the predictions of a run's model on the test inputs x (m, d) against triggers of larger magnitude.
 
-    kind "published": the paper's Corollary 1, with `bounds` "hoeffding" (default, as the paper), "clopper_pearson" or
-    "exact". `votes` reuses earlier votes of the same model; `attack_clip_norm` replaces the attack round's clip norm
-    in Lemma 1 (some figures of the paper keep it at another round's value).
-    The settings smoothing.noise, samples, alpha and test_samples and the seed come from the run's experiment.
+    `kind`:
+    - "published": the paper's Corollary 1; `bounds` "hoeffding" (default), "clopper_pearson" or "exact".
+    - "smoothing": sound for this run: Delta against the smoothed vote; `bounds` "clopper_pearson" by default.
+    - "margin": sound for this run: Delta against the model's margin. No noise, no votes, no alpha; never smaller.
 
-    Raises CertificateError where the certificate asked for does not apply to the run; it names the reason.
+    "exact" bounds and the sound kinds are for softmax regression. `votes` reuses votes of the same run.
+    `attack_round="any"`: the sound kinds then certify against one attack of the recorded strength in any one round.
+    `attack_clip_norm` replaces, for "published", the attack round's clip norm in Lemma 1 (some of the paper's figures
+    keep it at another round's value). smoothing.noise, samples, alpha and test_samples and the seed come from the
+    run's experiment. A run in which nobody attacked has infinite radii and an assumption that says so.
+
+    Raises CertificateError where the certificate asked for does not hold for the run; it names every reason.
     """
     if kind not in KINDS:
         raise CertificateError(f"kind: found {kind!r}, allowed: {', '.join(KINDS)}")
+    if attack_round not in (None, "any"):
+        raise CertificateError(f"attack_round: found {attack_round!r}, allowed: 'any', or None for that on record")
     indices = _indices(run.experiment, len(test.x))
     x = test.x if len(indices) == len(test.x) else test.x[torch.from_numpy(indices)]
+    if x.ndim != 2 or x.shape[1] != run.record.num_features:
+        raise CertificateError(f"test: found x of shape {tuple(x.shape)}, allowed: (m, {run.record.num_features})")
     if votes is not None:
         votes = _reused(votes, run, indices, len(test.x))
-    return KINDS[kind](run, x, indices, len(test.x), bounds, votes, attack_clip_norm)
+    any_round = attack_round == "any"
+    return KINDS[kind](_Task(run, x, indices, len(test.x), bounds, votes, any_round, attack_clip_norm))
 
 
-def _published(
-    run: Run,
-    x: Tensor,
-    indices: IntArray,
-    test_size: int,
-    method: str | None,
-    votes: VoteCounts | None,
-    attack_clip_norm: float | None,
-) -> Certificate:
-    record, sigma = run.record, run.experiment.smoothing.noise
-    found, votes = _bounds(run, x, method or "hoeffding", votes)
-    attack, clip_norm, noise, log_product = None, 0.0, 0.0, 0.0
+def _published(task: _Task) -> Certificate:
+    """Corollary 1 on bounds of the class probabilities."""
+    record, sigma = task.run.record, task.run.experiment.smoothing.noise
+    if task.any_round:
+        raise CertificateError("attack_round: 'any' is for kind 'margin' and 'smoothing'; the paper's is of one round")
     if len(record.attack_rounds) > 1:
         rounds = ", ".join(str(r.round) for r in record.attack_rounds)
         raise CertificateError(f"kind 'published' knows one attack round, found {rounds}; kind 'margin' knows several")
+    if any(a.update is not None for r in record.attack_rounds for a in r.attackers):
+        raise CertificateError("kind 'published' knows backdoors only; here attackers sent malicious updates")
+    found, votes = _bounds(task, task.bounds or "hoeffding")
+    attack, clip_norm, noise, log_product = None, 0.0, 0.0, 0.0
     if record.attack_rounds:
         attack = record.attack_rounds[0]
         later = record.rounds[attack.round :]
@@ -98,7 +125,7 @@ def _published(
         stds = [*(r.noise_std for r in record.rounds[:-1]), sigma]
         noise = stds[attack.round - 1]
         log_product = float(log_contraction([r.clip_norm for r in later], stds[attack.round :]))
-        clip_norm = attack.clip_norm if attack_clip_norm is None else attack_clip_norm
+        clip_norm = attack.clip_norm if task.attack_clip_norm is None else task.attack_clip_norm
     scenario = PublishedScenario(record, attack, float(lemma1_lipschitz(clip_norm)), noise, log_product)
     budget = kl_budget_from_logs(found.log_not_p_a, found.log_p_b)
     return Certificate(
@@ -110,32 +137,111 @@ def _published(
         budget=budget,
         assumptions=assumptions.published(record, found),
         warnings=assumptions.published_broken(record, attack, clip_norm, found),
-        indices=indices,
-        test_size=test_size,
+        indices=task.indices,
+        test_size=task.test_size,
         scenario=scenario,
         votes=votes,
     )
 
 
-KINDS = {"published": _published}
+def _smoothing(task: _Task) -> Certificate:
+    """Delta after the last clipping, against the smoothed vote."""
+    check_coupled(task.run.record, any_round=task.any_round)
+    found, votes = _bounds(task, task.bounds or "clopper_pearson")
+    noise = task.run.experiment.smoothing.noise
+    budget = smoothing_budget_from_logs(found.log_not_p_a, found.log_p_b, noise=noise)
+    return _coupled(task, "smoothing", found.prediction, budget, found, votes)
 
 
-def _bounds(run: Run, x: Tensor, method: str, votes: VoteCounts | None) -> tuple[ProbabilityBounds, VoteCounts | None]:
+def _margin(task: _Task) -> Certificate:
+    """Delta before the last clipping, against the margin: clipping scales a linear model, which keeps its argmax."""
+    if task.bounds is not None or task.votes is not None:
+        raise CertificateError("kind 'margin' needs no bounds and no votes: leave `bounds` and `votes` out")
+    check_coupled(task.run.record, any_round=task.any_round)
+    logits, norms = _linear(task)
+    last = task.run.record.rounds[-1]
+    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm)
+    return _coupled(task, "margin", logits.argmax(axis=1), budget, None, None)
+
+
+def _coupled(
+    task: _Task,
+    kind: str,
+    prediction: IntArray,
+    budget: FloatArray,
+    found: ProbabilityBounds | None,
+    votes: VoteCounts | None,
+) -> Certificate:
+    """The certificate of predictions that no model closer than their budget (m,) changes."""
+    if task.attack_clip_norm is not None:
+        raise CertificateError("attack_clip_norm: is for kind 'published'; the sound kinds use the recorded norms")
+    record, noise = task.run.record, task.run.experiment.smoothing.noise
+    scenario = CoupledScenario(record, before_clip=kind == "margin", any_round=task.any_round)
+    budget = budget * (1 - BUDGET_SLACK)
+    least = scenario.cost(0.0)
+    return Certificate(
+        kind=kind,
+        prediction=prediction,
+        radius=scenario.radius(budget),
+        abstained=~scenario.affords(budget, least),
+        bounds=found,
+        budget=budget,
+        assumptions=(
+            *assumptions.coupled(record, any_round=task.any_round, rounding=scenario.total_rounding),
+            *(assumptions.probabilities(found) if found else ()),
+        ),
+        warnings=assumptions.coupled_broken(found, noise, budget, least),
+        indices=task.indices,
+        test_size=task.test_size,
+        scenario=scenario,
+        votes=votes,
+    )
+
+
+KINDS: dict[str, Callable[[_Task], Certificate]] = {
+    "published": _published,
+    "smoothing": _smoothing,
+    "margin": _margin,
+}
+
+
+def _bounds(task: _Task, method: str) -> tuple[ProbabilityBounds, VoteCounts | None]:
     """Bounds on the class probabilities of the smoothed model, and the votes behind them."""
-    settings, seed = run.experiment.smoothing, run.experiment.seed
-    if method not in ("hoeffding", "clopper_pearson"):
+    run, settings, seed = task.run, task.run.experiment.smoothing, task.run.experiment.seed
+    if method not in ("hoeffding", "clopper_pearson", "exact"):
         raise CertificateError(f"bounds: found {method!r}, allowed: hoeffding, clopper_pearson, exact")
+    if method == "exact":
+        if task.votes is not None:
+            raise CertificateError("votes: exact bounds need none; leave `votes` out")
+        logits, norms = _linear(task)
+        return exact_bounds(logits, settings.noise * norms), None
 
     def draw(purpose: str, samples: int) -> VoteCounts:
         generator = rng.stream(seed, purpose)
-        return smooth(run.model, run.params, x, noise=settings.noise, samples=samples, generator=generator)
+        return smooth(run.model, run.params, task.x, noise=settings.noise, samples=samples, generator=generator)
 
-    if votes is None:
-        votes = draw("votes", settings.samples)
+    votes = task.votes or draw("votes", settings.samples)
     if method == "hoeffding":
         return hoeffding(votes.counts, settings.alpha), votes
     selection = draw("selection votes", SELECTION_SAMPLES)
     return clopper_pearson(selection.counts, votes.counts, settings.alpha), votes
+
+
+def _linear(task: _Task) -> tuple[FloatArray, FloatArray]:
+    """Logits (m, C) of the model and norms ||x~|| (m,) of the samples, in float64: rounding is then far below slack."""
+    model = task.run.model
+    if not isinstance(model, SoftmaxRegression):
+        raise CertificateError(
+            f"the model is {type(model).__name__}: margins and exact probabilities are for softmax regression; "
+            "kind 'published' with sampled bounds takes any model"
+        )
+    params = task.run.params.cpu().double()
+    logits, norms = [], []
+    for block in task.x.split(BLOCK_SAMPLES):  # small enough for the cache: several times faster than all at once
+        wide = block.cpu().double()
+        logits.append(model.logits(params, wide))
+        norms.append(torch.linalg.vector_norm(wide, dim=1))
+    return torch.cat(logits).numpy(), np.hypot(1.0, torch.cat(norms).numpy())
 
 
 def _indices(exp: Experiment, size: int) -> IntArray:

@@ -1,10 +1,8 @@
 """The coupling certificate: how far one run's model can be from its benign counterpart's, and what that cannot change.
 
-Both runs take the same steps on the same batches with the same noise. A gradient step on clean data does not increase their
-distance if eta <= 4 / B^2, nor do averaging, projection on a ball and common noise; so the distance Delta (distance.py) is
-at most what the poisoned samples add in the attack round, and clipping shrinks it. A prediction is certified where Delta
-is below its budget. Proofs stand in docs/theory.md.
-Unlike the published certificate this one is sound for the single run at hand, label changes included.
+distance.py bounds that distance, Delta; here is each prediction's budget: the distance that cannot change it. Certified
+where Delta is below the budget. Proofs stand in docs/theory.md. the published certificate this one is sound for
+the single run at hand, label changes included.
 """
 
 from __future__ import annotations
@@ -16,12 +14,14 @@ import numpy.typing as npt
 from scipy import special
 
 from crfl.certification._checks import FloatArray, Result, finite, nonnegative, probability
-from crfl.certification.distance import feature_bound
+from crfl.certification.rounds import RoundBounds, feature_bound, local_steps, longest_update
 from crfl.errors import CertificateError
 from crfl.training.record import TrainingRecord
 
-AVERAGING = ("mean",)
+AVERAGING = ("mean", "weighted_mean")
 """Aggregation rules whose weights do not depend on the updates."""
+BUDGET_SLACK = 1e-9
+"""Relative slack on budgets, for rounding in float64."""
 
 
 def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatArray:
@@ -81,7 +81,28 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
             f"local.learning_rate is {max(rates):g}, above {limit:.6g} = 2 / (B^2 / 2 + 2 weight_decay) with B = "
             f"{feature_bound(record):.6g}, the largest norm of (x, 1): a step can then drive two runs apart"
         )
+    if record.update_clip is not None:
+        longest = longest_update(record, local_steps(record), np.array(record.learning_rates)).max(initial=0.0)
+        if record.weight_decay > 0:
+            reasons.append("server.update_clip together with local.weight_decay is not covered")
+        elif longest > record.update_clip:
+            reasons.append(
+                f"server.update_clip is {record.update_clip:g}, below {longest:.6g} = tau eta sqrt(2) B: it may clip "
+                "clean updates, which can drive two runs apart"
+            )
+    if any(r.dropped for r in record.rounds):
+        reasons.append("the server dropped updates, so its weights depended on them")
+    if not _malicious_bounded(record, any_round):
+        reasons.append("attackers sent malicious updates of unknown norm: set server.update_clip")
     if any_round and len(record.attack_rounds) > 1:
         reasons.append("attack_round 'any' is about one attack in an unknown round; this run was attacked in several")
     if reasons:
         raise CertificateError("the coupling certificate does not hold for this run: " + "; ".join(reasons))
+
+
+def _malicious_bounded(record: TrainingRecord, any_round: bool) -> bool:
+    """Whether the norm of every malicious update is known or clipped."""
+    malicious = [a for r in record.attack_rounds for a in r.attackers if a.update is not None]
+    if any_round:
+        return not malicious or record.update_clip is not None
+    return all(math.isfinite(RoundBounds(record).malicious_norm(a)) for a in malicious)

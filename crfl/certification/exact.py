@@ -1,8 +1,8 @@
 """Exact class probabilities of a linear model under Gaussian noise on its parameters.
 
-Noise N(0, sigma^2 I) on (W, b) makes the logits of a sample independent normals with means l_c and one standard deviation
-s = sigma ||x~||, x~ = (x, 1). With gaps d_c = (l_A - l_c) / s, A the top and B the second logit, z the distance of a
-logit's draw from l_A in units of s, phi and Phi the standard normal's density and distribution:
+Noise N(0, sigma^2 I) on (W, b) makes the logits of a sample independent normals with means l_c and one standard
+deviation s = sigma ||x~||, x~ = (x, 1). With gaps d_c = (l_A - l_c) / s, A the top and B the second logit, z how far a
+logit's draw is from l_A in units of s, phi and Phi the standard normal's density and distribution:
 
     1 - p_A = int phi(z) (1 - prod_{c != A} Phi(z + d_c)) dz
     p_B     = int phi(z + d_B) prod_{c != B} Phi(z + d_c) dz,        d_A = 0.
@@ -37,8 +37,8 @@ def exact_bounds(logits: npt.ArrayLike, noise_stds: npt.ArrayLike) -> Probabilit
     """p_A and p_B of the smoothed model, with log(1 - p_A) and log p_B, which stay right in the tails.
 
     `logits` (m, C) of the model without noise, `noise_stds` (m,) or a number: s = sigma sqrt(1 + ||x||^2), or
-    sigma ||x|| for noise on W alone. Relative error about 1e-14 (1e-12 is promised), as far down as float64 reaches, and
-    of the logs beyond. Without noise the top class has probability 1; classes that tie share it equally, and the
+    sigma ||x|| for noise on W alone. Relative error about 1e-14, below 1e-12 as far down as float64 reaches; the logs
+    go further. Without noise the top class has probability 1; classes that tie share it equally, and the
     lowest of them is A. Raises CertificateError for logits that are not finite or deviations below 0.
     """
     means = finite("logits", logits)

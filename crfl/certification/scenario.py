@@ -40,6 +40,9 @@ class Scenario(Protocol):
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """The cost of triggers of this magnitude, with another q_B or another number of attackers."""
 
+    def malicious_cost(self, silent: bool) -> tuple[float, float]:
+        """The cost of one arbitrary update of one client in one round, and what is to be added once."""
+
 
 def attackers_like(
     record: TrainingRecord, round_: RoundRecord, poisoned: int | None, attackers: int | None
@@ -52,6 +55,8 @@ def attackers_like(
         return crew
     if not crew:
         raise CertificateError(NO_ATTACKER)
+    if any(a.update is not None for a in crew):
+        raise CertificateError("max_attackers: attackers sent malicious updates, which max_malicious counts")
     return (max(crew, key=lambda a: a.strength),) * attackers
 
 
@@ -110,6 +115,10 @@ class PublishedScenario:
             log_contraction=self.log_contraction,
         )
         return float(bound)
+
+    def malicious_cost(self, silent: bool) -> tuple[float, float]:
+        """The paper's certificate knows backdoors only."""
+        raise CertificateError("max_malicious: kind 'published' says nothing of arbitrary updates; use kind 'margin'")
 
     def _attackers(self, poisoned: int | None, attackers: int | None) -> tuple[AttackerRecord, ...]:
         if self.round is None and attackers is None:

@@ -151,7 +151,7 @@ class FederatedData:
         """d"""
         return self.x.shape[1]
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """n_i: samples of each client."""
         return tuple(len(rows) for rows in self.shards)

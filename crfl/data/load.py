@@ -47,7 +47,7 @@ def check_fits(exp: Experiment, data: FederatedData) -> None:
             f"{name} has {size} training samples{others}, allowed: at least one batch of {smallest}; "
             "lower local.batch_size or choose other data.clients"
         )
-    if exp.attack.active and exp.attack.clients > len(data.shards):
+    if exp.attack.active and exp.attack.count > len(data.shards):
         raise DataError(
             f"attack.clients: found {exp.attack.clients}, allowed: 0 to {len(data.shards)} clients in the data"
         )

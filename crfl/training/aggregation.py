@@ -1,4 +1,8 @@
-"""Rules that turn the clients' updates into one, and say what weight they gave to each client."""
+"""Rules that turn the clients' updates into one, and say what weight they gave to each client.
+
+A rule is a function of the updates (n, P) float32 of the clients that are present, their sample counts (n,) and the
+server's settings. Only finite updates reach it.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,102 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crfl.errors import SettingsError
+from crfl.config import Server
+from crfl.errors import SettingsError, TrainingError
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """An aggregated update (P,) float32 and the weights (N,) float64 that make it of the clients' updates."""
+    """An aggregated update (P,) and the weights (n,) float64 that the rule gave to the clients.
+
+    The update is the weighted sum of the clients' updates, but under `median` and `trimmed_mean`: those weigh anew in
+    every coordinate, and `weights` are the average over the coordinates. That says who was heard and how much, and no
+    weighted sum gives the update back.
+    """
 
     update: Tensor
     weights: Tensor
 
 
-Aggregator = Callable[[Tensor, Tensor], Aggregate]
-"""A function of updates (N, P) and sample counts (N,)."""
+Aggregator = Callable[[Tensor, Tensor, Server], Aggregate]
+
+DEFAULTS = Server()
 
 
-def mean(updates: Tensor, sizes: Tensor) -> Aggregate:
-    """Federated averaging with the paper's uniform weights p_i = 1/N."""
-    weights = torch.full((len(updates),), 1 / len(updates), dtype=torch.float64, device=updates.device)
+def mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """Federated averaging with the paper's uniform weights p_i = 1/n."""
+    return _weighted(updates, torch.ones(len(updates), dtype=torch.float64, device=updates.device))
+
+
+def weighted_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """Federated averaging with weights by sample count, p_i = n_i / sum n_j (McMahan et al. 2017)."""
+    return _weighted(updates, sizes.double())
+
+
+def norm_bounded_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """The mean of updates shortened to the median of their norms: weights min(1, median / ||u_i||) / n.
+
+    The weights sum to 1 only if all norms are equal. For a fixed bound S use `mean` with server.update_clip.
+    """
+    norms = torch.linalg.vector_norm(updates, dim=1, dtype=torch.float64)
+    shortened = (norms.quantile(0.5) / norms).nan_to_num(1.0, posinf=1.0).clamp(max=1.0)  # 0 / 0: nothing to shorten
+    weights = shortened / len(updates)
     return Aggregate(weights.to(updates.dtype) @ updates, weights)
 
 
-AGGREGATORS: dict[str, Aggregator] = {"mean": mean}
+RFA_ITERATIONS, RFA_SMOOTHING, RFA_TOLERANCE = 10, 1e-5, 1e-6
+
+
+def rfa(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """Geometric median by the smoothed Weiszfeld algorithm (RFA; Pillutla, Kakade, Harchaoui 2022), set as in CRFL.
+
+    Minimises sum_i a_i ||v - u_i||, a_i the share of samples, in float64. From the mean weighted by a, at most 10
+    times, u_i gets the weight a_i / max(1e-5, ||v - u_i||), normalised; it stops when the objective changes by less
+    than 1e-6 of itself. The weights returned are those that make the median returned.
+    """
+    points, share = updates.double(), sizes.double() / sizes.sum()
+    distances = torch.linalg.vector_norm(points - share @ points, dim=1)
+    objective = float(share @ distances)
+    for _ in range(RFA_ITERATIONS):
+        weights = share / distances.clamp(min=RFA_SMOOTHING)
+        weights = weights / weights.sum()
+        center = weights @ points
+        distances = torch.linalg.vector_norm(points - center, dim=1)
+        before, objective = objective, float(share @ distances)
+        if abs(before - objective) <= RFA_TOLERANCE * objective:
+            break
+    return Aggregate(center.to(updates.dtype), weights)
+
+
+def median(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """Coordinate-wise median; the mean of the two middle values if n is even. Weights: see Aggregate."""
+    return _trimmed(updates, (len(updates) - 1) // 2)
+
+
+def trimmed_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """In every coordinate the mean without the f largest and the f smallest values (Yin et al. 2018), f =
+    server.tolerated. Weights: see Aggregate. TrainingError unless n > 2 f."""
+    _needs(len(updates), 2 * server.tolerated + 1, "trimmed_mean", server)
+    return _trimmed(updates, server.tolerated)
+
+
+def krum(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """The one update with the smallest sum of squared distances to its n - f - 2 nearest (Blanchard et al. 2017).
+
+    f = server.tolerated. TrainingError unless n > 2 f + 2.
+    """
+    return _krum(updates, 1, "krum", server)
+
+
+def multi_krum(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+    """The mean of the n - f updates with the smallest such sums. TrainingError unless n > 2 f + 2."""
+    return _krum(updates, len(updates) - server.tolerated, "multi_krum", server)
+
+
+AGGREGATORS: dict[str, Aggregator] = {
+    rule.__name__: rule
+    for rule in (mean, weighted_mean, norm_bounded_mean, rfa, median, trimmed_mean, krum, multi_krum)
+}
 """Rules found by the name in `server.aggregation`; add your own."""
 
 
@@ -38,3 +116,64 @@ def make_aggregator(name: str) -> Aggregator:
     if name not in AGGREGATORS:
         raise SettingsError([f"server.aggregation: found {name!r}, allowed: {', '.join(AGGREGATORS)}"])
     return AGGREGATORS[name]
+
+
+def checked(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
+    """What a rule made of updates (n, P); TrainingError if that is no Aggregate of an update (P,) and weights (n,)."""
+    if isinstance(aggregate, Aggregate):
+        found = f"update {tuple(aggregate.update.shape)} and weights {tuple(aggregate.weights.shape)}"
+        shapes = aggregate.update.shape == updates.shape[1:] and aggregate.weights.shape == updates.shape[:1]
+        if shapes and torch.isfinite(aggregate.weights).all():
+            return aggregate
+    else:
+        found = repr(type(aggregate).__name__)
+    raise TrainingError(
+        f"server.aggregation: {name!r} returned {found}, allowed: an Aggregate of an update ({updates.shape[1]},) and "
+        f"finite weights ({len(updates)},)"
+    )
+
+
+def _weighted(updates: Tensor, shares: Tensor) -> Aggregate:
+    weights = shares / shares.sum()
+    return Aggregate(weights.to(updates.dtype) @ updates, weights)
+
+
+BLOCK = 4096
+"""Coordinates that are sorted together."""
+
+
+def _trimmed(updates: Tensor, trim: int) -> Aggregate:
+    """Coordinate-wise mean of all values but the `trim` largest and smallest, in float64."""
+    n, kept = len(updates), len(updates) - 2 * trim
+    found, weights = [], updates.new_zeros(n, dtype=torch.float64)
+    for block in updates.split(BLOCK, dim=1):
+        middle = block.sort(dim=0).values[trim : n - trim]
+        found.append(middle.mean(0, dtype=torch.float64))
+        low, high = middle[0], middle[-1]
+        # Of the values that tie with the lowest or highest one kept, some may have been trimmed: they share evenly.
+        at_low, at_high, inner = block == low, block == high, (block > low) & (block < high)
+        weights += inner.sum(1)
+        for tied, places in ((at_low, (middle == low).sum(0)), (at_high & (low < high), (middle == high).sum(0))):
+            weights += (tied * (places / tied.sum(0).clamp(min=1))).sum(1, dtype=torch.float64)
+    return Aggregate(torch.cat(found).to(updates.dtype), weights / (kept * updates.shape[1]))
+
+
+def _krum(updates: Tensor, count: int, name: str, server: Server) -> Aggregate:
+    """The mean of the `count` updates with the best scores; the first of those that tie."""
+    n, f = len(updates), server.tolerated
+    _needs(n, 2 * f + 3, name, server)
+    points = updates.double()
+    squares = points.square().sum(1)
+    distances = (squares[:, None] + squares - 2 * points @ points.mT).clamp(min=0).fill_diagonal_(torch.inf)
+    scores = distances.sort(dim=1).values[:, : n - f - 2].sum(1)
+    weights = torch.zeros_like(scores)
+    weights[scores.argsort(stable=True)[:count]] = 1 / count
+    return Aggregate((weights @ points).to(updates.dtype), weights)
+
+
+def _needs(found: int, needed: int, name: str, server: Server) -> None:
+    if found < needed:
+        raise TrainingError(
+            f"server.aggregation: {name} with server.tolerated = {server.tolerated} needs {needed} clients in every "
+            f"round, found {found} (some may have been dropped); lower server.tolerated or raise server.participation"
+        )

@@ -55,26 +55,26 @@ def local_updates(
     data: FederatedData,
     local: Local,
     *,
+    clients: npt.NDArray[np.int64],
     seed: int,
     round_: int,
     attackers: Sequence[Attacker] | None = None,
 ) -> Tensor:
-    """What each client's local SGD adds to `params` (S, P) in one round, (clients, S, P), not scaled by gamma.
+    """What the local SGD of each of these clients adds to `params` (S, P) in one round, (clients, S, P).
 
-    Without `attackers`: all clients on clean data. With: only the attackers, on the same batches poisoned.
-    `data` lies on the device of `params`.
+    With `attackers`, one for each of the clients, on the same batches poisoned. Not scaled by gamma. `data` lies on the
+    device of `params`.
     """
-    chosen = np.arange(len(data.shards)) if attackers is None else np.array([a.client for a in attackers])
-    steps = local_steps([data.sizes[c] for c in chosen], local)
+    steps = local_steps([data.sizes[c] for c in clients], local)
     order = np.argsort(-steps, kind="stable")
     per_client = 4 * (local.batch_size * data.num_features + 2 * params.numel())
     chunk = max(1, CHUNK_BYTES // per_client)
-    updates = params.new_empty(len(chosen), *params.shape)
-    for members in np.split(order, range(chunk, len(order), chunk)):
+    updates = params.new_empty(len(clients), *params.shape)
+    for first in range(0, len(order), chunk):
+        members = order[first : first + chunk]
         poisoners = None if attackers is None else [attackers[i] for i in members]
-        plan = batches(data, chosen[members], local, seed, round_)
-        updates[torch.from_numpy(members)] = _train(model, params, data, local, plan, len(members), poisoners)
-    return updates
+        _train(model, params, data, local, seed, round_, clients[members], poisoners, out=updates[first:][:chunk])
+    return updates if (np.diff(order) > 0).all() else updates[torch.from_numpy(np.argsort(order))]
 
 
 def _train(
@@ -82,18 +82,21 @@ def _train(
     params: Tensor,
     data: FederatedData,
     local: Local,
-    plan: Iterator[npt.NDArray[np.int64]],
-    clients: int,
+    seed: int,
+    round_: int,
+    clients: npt.NDArray[np.int64],
     attackers: Sequence[Attacker] | None,
-) -> Tensor:
-    """Updates (clients, S, P) after the steps of the plan."""
+    out: Tensor,
+) -> None:
+    """The updates (clients, S, P) of clients in falling order of their numbers of steps, written to `out`."""
     device, size, d = params.device, local.batch_size, data.num_features
-    trainer = model.local_sgd(params, clients, data.scale if attackers is None else 1.0)
-    stored = torch.empty(clients * size, d, dtype=data.x.dtype, device=device)
-    widened = stored if data.x.dtype == torch.float32 else torch.empty(clients * size, d, device=device)
-    rate = params.new_full((clients, 1, 1), local.learning_rate)
+    trainer = model.local_sgd(params, len(clients), data.scale if attackers is None else 1.0)
+    stored = torch.empty(len(clients) * size, d, dtype=data.x.dtype, device=device)
+    widened = stored if data.x.dtype == torch.float32 else torch.empty(len(clients) * size, d, device=device)
+    rates = np.asarray(local.learning_rates(len(data.shards)))[clients]
+    rate = torch.from_numpy(rates).to(params).view(-1, 1, 1)
     decay = rate * local.weight_decay if local.weight_decay else None
-    for plan_rows in plan:
+    for plan_rows in batches(data, clients, local, seed, round_):
         k = len(plan_rows)
         real = torch.from_numpy(plan_rows >= 0).to(device) if local.keep_last_batch else None
         rows = torch.from_numpy(plan_rows).to(device).clamp_(min=0).flatten()
@@ -107,4 +110,4 @@ def _train(
                 attacker.poison(batch, labels)
         share = 1 / size if real is None else (real / real.sum(1, keepdim=True)).unsqueeze(1)
         trainer.step(x, y, rate[:k] * share, None if decay is None else decay[:k])
-    return trainer.updates()
+    trainer.updates(out)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crfl.config import Attack, Experiment
+from crfl.config import Experiment
+from crfl.config.sections import Trigger as TriggerSetting
 from crfl.data.federated import FederatedData
 from crfl.training.models import SoftmaxRegression
 from crfl.training.triggers import Trigger, make_trigger
@@ -25,15 +26,15 @@ class Evaluation:
     def __init__(self, data: FederatedData, experiments: Sequence[Experiment]) -> None:
         """One experiment for each of the S runs that `measure` will see."""
         self.x, self.y = data.test.x, data.test.y
-        changes: dict[Attack, tuple[Tensor, Tensor]] = {}
+        changes: dict[tuple[TriggerSetting, float], tuple[Tensor, Tensor]] = {}
         self.backdoors: list[tuple[int, Tensor, Tensor] | None] = []
         for exp in experiments:
             if not exp.attack.active:
                 self.backdoors.append(None)
                 continue
-            look = exp.attack.model_copy(update={"round": None, "clients": 0, "scale": 1.0, "poisoned_per_batch": 0})
+            look = exp.attack.trigger, exp.attack.magnitude
             if look not in changes:
-                changes[look] = _sparse_change(self.x, make_trigger(exp, data))
+                changes[look] = _sparse_change(self.x, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))
 
     def measure(self, model: SoftmaxRegression, params: Tensor) -> Tensor:

@@ -103,8 +103,9 @@ class SoftmaxSGD:
         weights.baddbmm_(residual, x, alpha=-(self.scale**2))
         bias.sub_(residual.sum(dim=2, keepdim=True))
 
-    def updates(self) -> Tensor:
-        """What each client moved, (n, S, P)."""
-        weights = (self.weights - self.start[0]).div_(self.scale).unflatten(1, (self.runs, -1))
-        bias = (self.bias - self.start[1]).squeeze(2).unflatten(1, (self.runs, -1))
-        return self.model.join(weights, bias)
+    def updates(self, out: Tensor) -> None:
+        """Write what each client moved to `out` (n, S, P)."""
+        weights, bias = self.model.split(out)
+        moved, shift = self.weights.unflatten(1, (self.runs, -1)), self.bias.unflatten(1, (self.runs, -1))
+        torch.sub(moved, self.start[0].unflatten(0, (self.runs, -1)), out=weights).div_(self.scale)
+        torch.sub(shift.squeeze(-1), self.start[1].unflatten(0, (self.runs, -1)).squeeze(-1), out=bias)

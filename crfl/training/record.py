@@ -28,11 +28,26 @@ class AttackerRecord:
     """||delta_i||: l2 norm of the trigger."""
     label_flip: bool
     """Whether the poisoned samples' labels are changed too."""
+    update: str | None = None
+    """Name of the malicious update that it sent, whatever its data taught; None: what it learnt. The benign counterpart
+    of a malicious client sends nothing."""
+    update_norm: float | None = None
+    """l2 norm of the update as it was aggregated: scaled, and clipped if the server clips. None if it was dropped."""
 
     @property
     def strength(self) -> float:
         """p_i gamma_i tau_i eta_i q_i/n_i of Theorem 1, with the ratios of the steps really taken."""
         return self.weight * self.scale * self.learning_rate * math.fsum(self.poison_ratios)
+
+
+@dataclass(frozen=True)
+class DroppedRecord:
+    """A client whose update the server could not use in a round."""
+
+    client: int
+    """Number of the client."""
+    reason: str
+    """What was wrong with the update."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +67,12 @@ class RoundRecord:
     noise_std: float
     """sigma_t: noise added after clipping; 0 in the last round."""
     weights: tuple[float, ...]
-    """Aggregation weight of every client; 0 if it did not take part."""
+    """Aggregation weight of every client; 0 if it did not take part or was dropped. Under "median" and "trimmed_mean",
+    which weigh anew in every coordinate, the average over the coordinates."""
     attackers: tuple[AttackerRecord, ...] = ()
     """Who attacked in this round."""
+    dropped: tuple[DroppedRecord, ...] = ()
+    """Who took part, but sent an update that the server could not use."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +124,10 @@ class TrainingRecord:
 def round_from_dict(values: dict[str, Any]) -> RoundRecord:
     """The round that `asdict` described, None standing for an infinite clip norm."""
     attackers = tuple(AttackerRecord(**{**a, "poison_ratios": tuple(a["poison_ratios"])}) for a in values["attackers"])
+    dropped = tuple(DroppedRecord(**d) for d in values.get("dropped", ()))
     clip_norm = math.inf if values["clip_norm"] is None else values["clip_norm"]
-    return RoundRecord(
-        **{**values, "weights": tuple(values["weights"]), "clip_norm": clip_norm, "attackers": attackers}
-    )
+    parts = {"weights": tuple(values["weights"]), "clip_norm": clip_norm, "attackers": attackers, "dropped": dropped}
+    return RoundRecord(**{**values, **parts})
 
 
 def poison_ratios(

@@ -9,16 +9,20 @@ from torch import Tensor
 
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.training.attack import Attacker, attackers
+from crfl.training.attack import Attacker, Plan
 from crfl.training.evaluation import MEASURES
 from crfl.training.models import SoftmaxRegression
-from crfl.training.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
+from crfl.training.record import AttackerRecord, DroppedRecord, RoundRecord, TrainingRecord, poison_ratios
+from crfl.training.server import REASONS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NORMS = ("start_norm", "start_spectral_norm", "pre_clip_norm", "distance")
 """Norms measured in every round; the distance is that to the first run of a stack."""
+FACTS = ("weight", "dropped", "update_norm")
+"""What is known of every client after a round: its aggregation weight, the code of the reason why it was dropped (0: it
+was not), and, of attackers, the norm of the update as it was aggregated."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,15 @@ def history(exp: Experiment, measures: Tensor, with_distance: bool = False) -> p
 
 
 def record(
-    exp: Experiment, data: FederatedData, model: SoftmaxRegression, benign: bool, measures: Tensor, weights: Tensor
+    exp: Experiment,
+    data: FederatedData,
+    model: SoftmaxRegression,
+    benign: bool,
+    plan: Plan,
+    measures: Tensor,
+    facts: Tensor,
 ) -> TrainingRecord:
-    """The record of a run from its settings, its `measures` (T, 7) and its aggregation `weights` (T, N)."""
-    crews = attackers(exp, data)
+    """The record of a run from its settings, its `measures` (T, 7) and what is known of every client, `facts` (T, 3, N)."""
     rounds = tuple(
         RoundRecord(
             round=t,
@@ -60,10 +69,11 @@ def record(
             pre_clip_norm=float(row[2]),
             clip_norm=exp.server.clip.norm(t),
             noise_std=_noise_std(exp, t),
-            weights=tuple(shares.tolist()),
-            attackers=tuple(_attacker(exp, data, a, float(shares[a.client])) for a in crews.get(t, ())),
+            weights=tuple(known[0].tolist()),
+            attackers=tuple(_attacker(exp, data, a, known[:, a.client].tolist()) for a in plan.attackers(t)),
+            dropped=tuple(DroppedRecord(i, REASONS[int(known[1, i])]) for i in known[1].nonzero().flatten().tolist()),
         )
-        for t, (row, shares) in enumerate(zip(measures, weights, strict=True), start=1)
+        for t, (row, known) in enumerate(zip(measures, facts, strict=True), start=1)
     )
     return TrainingRecord(
         model=model.name,
@@ -71,7 +81,7 @@ def record(
         num_classes=data.num_classes,
         aggregation=exp.server.aggregation,
         optimizer="sgd",
-        learning_rates=(exp.local.learning_rate,) * len(data.shards),
+        learning_rates=exp.local.learning_rates(len(data.shards)),
         weight_decay=exp.local.weight_decay,
         batch_size=exp.local.batch_size,
         epochs=exp.local.epochs,
@@ -92,16 +102,19 @@ def _noise_std(exp: Experiment, round_: int) -> float:
     return exp.server.noise if round_ < exp.server.rounds else 0.0
 
 
-def _attacker(exp: Experiment, data: FederatedData, attacker: Attacker, weight: float) -> AttackerRecord:
+def _attacker(exp: Experiment, data: FederatedData, attacker: Attacker, known: list[float]) -> AttackerRecord:
     local, size = exp.local, data.sizes[attacker.client]
+    weight, dropped, update_norm = known
     return AttackerRecord(
         client=attacker.client,
         weight=weight,
         scale=attacker.scale,
-        learning_rate=local.learning_rate,
+        learning_rate=local.learning_rates(len(data.shards))[attacker.client],
         poison_ratios=poison_ratios(
             size, attacker.poisoned_per_batch, local.batch_size, local.epochs, local.keep_last_batch
         ),
         magnitude=attacker.magnitude,
-        label_flip=True,
+        label_flip=attacker.label_flip,
+        update=attacker.update,
+        update_norm=None if dropped else update_norm,
     )

@@ -1,4 +1,4 @@
-"""The server's defence: projection on a ball and Gaussian noise (Algorithm 1)."""
+"""The server: which updates it uses, and its defence: projection on a ball and Gaussian noise (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ from torch import Tensor
 
 from crfl import rng
 
+NOT_FINITE, WRONG_SHAPE = 1, 2
+REASONS = {NOT_FINITE: "not finite", WRONG_SHAPE: "of the wrong shape"}
+"""Why an update was dropped, by code; 0 means that it was not."""
+
 
 def norm(params: Tensor) -> Tensor:
     """l2 norm over the last dimension, in float64: params (..., P) -> (...)."""
     return torch.linalg.vector_norm(params, dim=-1, dtype=torch.float64)
+
+
+def finite(updates: Tensor) -> Tensor:
+    """Which of the updates (n, P) have only finite entries, (n,) bool."""
+    found = torch.isfinite(updates.sum(1))  # one pass; a NaN or an infinity spoils the sum, but so may overflow
+    if not found.all():
+        suspects = (~found).nonzero().flatten()
+        found[suspects] = torch.isfinite(updates[suspects]).all(1)
+    return found
 
 
 def project(params: Tensor, clip_norm: float) -> Tensor:

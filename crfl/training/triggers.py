@@ -1,6 +1,7 @@
 """Backdoor patterns on pixels or features, and test sets that carry them.
 
-A trigger is a callable with a `name`: features (m, d) in real units -> features with the pattern on, (m, d).
+A trigger is a callable: features (m, d) in real units -> features with the trigger on, (m, d). It treats each sample by
+itself. Whatever it returns is clamped to the data's domain.
 """
 
 from __future__ import annotations
@@ -8,70 +9,125 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from crfl import rng
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData, Split
-from crfl.errors import SettingsError
+from crfl.errors import DataError, SettingsError
 
-
-class Trigger(Protocol):
-    """What the library asks of a trigger."""
-
-    @property
-    def name(self) -> str:
-        """How plots and records call it."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The samples x (m, d) with the trigger on, (m, d); x itself stays."""
+Trigger = Callable[[Tensor], Tensor]
+"""Samples (m, d) -> the same samples with the trigger on, (m, d). If a trigger has a number `magnitude`, that bounds
+its change of a sample in l2 norm and is what the record states; otherwise the largest change of the attacker's own
+samples is measured."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Adds the same `delta` (d,) to every sample and clamps the result to the data's domain."""
+    """Adds the same `delta` (d,), of norm `magnitude`, to every sample."""
 
-    name: str
     delta: Tensor = field(repr=False)
-    domain: tuple[float, float] | None = None
+    magnitude: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x + delta, clamped; so the change of a sample has at most the norm of delta."""
-        poisoned = x + self.delta.to(x.device)
-        return poisoned if self.domain is None else poisoned.clamp_(*self.domain)
+        """x + delta"""
+        return x + self.delta.to(x.device)
+
+
+@dataclass(frozen=True)
+class EdgeCases:
+    """Replaces every sample by the nearest of the given `samples` (k, d): rare inputs that the attackers own."""
+
+    samples: Tensor = field(repr=False)
+    magnitude: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The edge cases nearest to x in l2 norm."""
+        samples = self.samples.to(x.device)
+        return samples[torch.cdist(x, samples).argmin(dim=1)]
 
 
 def even_pattern(attack: Attack, data: FederatedData) -> Pattern:
-    """`attack.magnitude` spread evenly over k listed places: magnitude / sqrt(k) on each.
+    """`attack.magnitude` spread evenly over k listed places: magnitude / sqrt(k) on each. No places: no change.
 
     Places are pixels [row, column] or names of features. SettingsError if one of them is not in the data.
     """
     places = [_place(p, data) for p in attack.trigger]
     delta = torch.zeros(data.num_features)
     delta[places] = attack.magnitude / math.sqrt(max(1, len(places)))
-    return Pattern("features" if data.image_shape is None else "pixels", delta, data.domain)
+    return Pattern(delta, attack.magnitude if places else 0.0)
 
 
-TRIGGERS: dict[str, Callable[[Attack, FederatedData], Trigger]] = {}
-"""Triggers found by the name in `attack.trigger`; add your own: a function of (attack settings, data)."""
+def full_image(attack: Attack, data: FederatedData, generator: torch.Generator) -> Pattern:
+    """A random direction over all features, of norm `attack.magnitude`; the same for every sample and attacker."""
+    direction = torch.randn(data.num_features, generator=generator)
+    return Pattern(direction * (attack.magnitude / direction.norm()), attack.magnitude)
 
 
-def make_trigger(exp: Experiment, data: FederatedData) -> Trigger:
-    """The trigger that the settings name, for this data."""
-    trigger = exp.attack.trigger
-    if not isinstance(trigger, str):
-        return even_pattern(exp.attack, data)
-    if trigger not in TRIGGERS:
-        known = ", ".join(TRIGGERS) or "none yet"
-        raise SettingsError([f"attack.trigger: found {trigger!r}, allowed: a list of places or one of: {known}"])
-    return TRIGGERS[trigger](exp.attack, data)
+TriggerFactory = Callable[[Attack, FederatedData, torch.Generator], Trigger]
+"""A function of the settings of an attacker, the data, and a generator that is the same for all attackers."""
+
+TRIGGERS: dict[str, TriggerFactory] = {"full_image": full_image}
+"""Triggers found by the name in `attack.trigger`; add your own."""
+
+
+def edge_cases(samples: Tensor) -> TriggerFactory:
+    """For TRIGGERS: poisoned samples become the nearest of these `samples` (k, d), in real units."""
+
+    def factory(attack: Attack, data: FederatedData, generator: torch.Generator) -> Trigger:
+        if samples.dim() != 2 or samples.shape[1] != data.num_features or not len(samples):
+            raise DataError(f"edge cases: found shape {tuple(samples.shape)}, allowed: (any, {data.num_features})")
+        features = samples.float()
+        return EdgeCases(features, float(features.norm(dim=1).max()) + data.max_feature_norm)
+
+    return factory
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A trigger whose results are checked and clamped to the data's domain, which brings them no farther from x."""
+
+    name: str
+    trigger: Trigger
+    domain: tuple[float, float] | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x with the trigger on; DataError if the trigger returns anything but finite features of the same shape."""
+        changed = self.trigger(x.clone())  # a copy, should the trigger work in place
+        if not isinstance(changed, Tensor) or changed.shape != x.shape or not torch.isfinite(changed).all():
+            found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+            raise DataError(
+                f"attack.trigger: {self.name!r} made {found} of features {tuple(x.shape)}, allowed: a tensor of the "
+                "same shape, without NaN or infinity"
+            )
+        changed = changed.to(x.dtype)
+        return changed if self.domain is None else changed.clamp(*self.domain)
+
+    def magnitude(self, data: FederatedData, client: int) -> float:
+        """||delta||: the trigger's own bound or, if it states none, its largest change of the client's samples."""
+        stated = getattr(self.trigger, "magnitude", None)
+        if stated is not None:
+            return float(stated)
+        blocks = (data.features(rows) for rows in data.shards[client].split(8192))
+        return max(float((self(x) - x).double().norm(dim=1).max()) for x in blocks)
+
+
+def make_trigger(attack: Attack, data: FederatedData, seed: int) -> Guarded:
+    """The trigger that the settings of an attack name, for this data; its random draws come from the seed."""
+    if not isinstance(attack.trigger, str):
+        return Guarded("pattern", even_pattern(attack, data), data.domain)
+    if attack.trigger not in TRIGGERS:
+        known = ", ".join(TRIGGERS)
+        raise SettingsError([f"attack.trigger: found {attack.trigger!r}, allowed: a list of places or one of: {known}"])
+    trigger = TRIGGERS[attack.trigger](attack, data, rng.stream(seed, "trigger"))
+    return Guarded(attack.trigger, trigger, data.domain)
 
 
 def backdoored(exp: Experiment, data: FederatedData) -> Split:
-    """The test set with the trigger on every sample and the true labels kept."""
-    return Split(make_trigger(exp, data)(data.test.x), data.test.y)
+    """The test set with the whole trigger of `attack.trigger` on every sample and the true labels kept."""
+    return Split(make_trigger(exp.attack, data, exp.seed)(data.test.x), data.test.y)
 
 
 def _place(place: str | tuple[int, int], data: FederatedData) -> int:

@@ -1,0 +1,174 @@
+"""What one round does to the distance of a run and its benign counterpart, as bounds from the record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from crfl.certification._checks import FloatArray
+from crfl.certification.lipschitz import sharp_lipschitz
+from crfl.training.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
+
+ROUNDING = 4 * 2.0**-24
+"""Float32 slack of a round, in units of the parameters' norm; see `RoundBounds.rounding`."""
+Crew = tuple[AttackerRecord, ...]
+
+
+def feature_bound(record: TrainingRecord) -> float:
+    """B: bound on ||x~|| of the clean training samples."""
+    return math.hypot(1.0, record.max_feature_norm)
+
+
+def longest_update(record: TrainingRecord, steps: FloatArray, learning_rates: FloatArray) -> FloatArray:
+    """tau eta sqrt(2) B: no clean update of so many steps is longer (without weight decay)."""
+    return steps * learning_rates * math.sqrt(2) * feature_bound(record)
+
+
+def local_steps(record: TrainingRecord) -> FloatArray:
+    """tau_i: local steps a round of each client, (N,)."""
+    steps = {
+        n: len(poison_ratios(n, 0, record.batch_size, record.epochs, record.keep_last_batch))
+        for n in set(record.client_sizes)
+    }
+    return np.array([steps[n] for n in record.client_sizes], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class RoundBounds:
+    """Bounds for the rounds of a run. Attackers who send malicious updates are compared with sending nothing."""
+
+    record: TrainingRecord
+
+    def poisoning(self, round_: RoundRecord, crew: Crew, magnitudes: FloatArray, before: FloatArray) -> FloatArray:
+        """What the poison of a round adds for magnitudes (k,), if the runs differ by `before` (k,) at its start.
+
+        Sum over attackers of p gamma eta sum_s q_s/n_s (L_x(kappa_s B') ||delta|| + [label flipped] sqrt(2) B). B' also
+        bounds the poisoned samples; kappa_s, the spectral norm in local step s, exceeds that of the model sent out by
+        at most eta sqrt(2) ||x~|| a step. If the server clips updates to norm S, no attacker adds more than 2 p S.
+        An attacker who sends a malicious update adds p times its norm, which is on record or at most S.
+        """
+        total = np.zeros(len(magnitudes))
+        if not crew:
+            return total
+        total += sum(abs(a.weight) * self.malicious_norm(a) for a in crew if a.update is not None)
+        clean, poisoned, moved = self._feature_bounds(magnitudes[:, None])
+        start = _spectral_norm(round_) + before[:, None]
+        for (scale, rate, ratios, flips), share in _alike(_learners(crew)).items():
+            q = np.array(ratios)
+            if share * scale == 0 or not q.any():
+                continue
+            steps = np.arange(len(q))
+            poison_so_far = np.cumsum(q) - q
+            with np.errstate(invalid="ignore"):  # 0 times infinity at infinite magnitudes, put right below
+                kappa = start + rate * math.sqrt(2) * (steps * clean + poison_so_far * (poisoned - clean))
+                change = sharp_lipschitz(np.nan_to_num(kappa, nan=np.inf), poisoned) * moved
+            change = np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean
+            shrink = (1 - rate * self.record.weight_decay) ** (len(q) - 1 - steps)
+            learnt = np.nan_to_num(change, posinf=0.0) @ (rate * q * shrink)
+            sent = scale * np.where(np.isinf(moved[:, 0]), np.inf, learnt)
+            total += share * np.minimum(sent, 2 * self.update_clip)
+        return total
+
+    def growth(self, round_: RoundRecord, crew: Crew) -> float:
+        """Lambda: by how much at most the round, before clipping, multiplies a distance that was there before.
+
+        At most 1 without scaling (less with weight decay). With S = sum p gamma > 1 the server overshoots: |1 - S| + S;
+        less since a client's whole local training is averaged with constant alpha = A / (1 + A), A = tau a / (1 - a),
+        a = eta (beta + lambda) / 2 (Combettes and Yamada 2015): |1 - S alpha| + S alpha.
+        """
+        decay, beta = self.record.weight_decay, feature_bound(self.record) ** 2 / 2
+        rates, tau, weights = np.array(self.record.learning_rates), self._local_steps, np.array(round_.weights)
+        a = np.minimum(rates * (beta + decay) / 2, 1.0)
+        alpha = np.where(tau > 0, tau * a / (1 - a + tau * a), 0.0)
+        contraction = (1 - rates * decay) ** tau
+        weights[[x.client for x in crew if x.update is not None]] = 0.0
+        crew = _learners(crew)
+        longest = longest_update(self.record, tau, rates)
+        if any(abs(x.scale) * longest[x.client] > self.update_clip for x in crew):
+            # Clipping may hit the scaled updates: each, 2 alpha-Lipschitz before scaling, then counts by itself.
+            own = sum(2 * x.weight * abs(x.scale) * alpha[x.client] for x in crew)
+            weights[[x.client for x in crew]] = 0.0
+            return float(abs(1 - weights @ alpha) + weights @ alpha + own)
+        total, averaged = weights.sum(), weights @ alpha  # of p gamma, and of p gamma alpha
+        size, averaged_size = weights @ contraction, weights @ alpha
+        for x in crew:
+            more, larger = x.weight * (x.scale - 1), x.weight * max(abs(x.scale) - 1, 0.0)
+            total, averaged = total + more, averaged + more * alpha[x.client]
+            size += larger * contraction[x.client]
+            averaged_size += larger * alpha[x.client]
+        return float(min(abs(1 - total) + size, abs(1 - averaged) + averaged_size))
+
+    def malicious_norm(self, attacker: AttackerRecord) -> float:
+        """Norm of a malicious update as it was aggregated: on record but for the benign counterpart, or at most S."""
+        known = None if self.record.benign else attacker.update_norm
+        return self.update_clip if known is None else known
+
+    def rounding(self, round_: RoundRecord, crew: Crew) -> float:
+        """Slack for float32: how much further rounding in a round can drive the two runs apart.
+
+        A stored number is off by at most 2^-24 of itself, so each rounding of all parameters moves them by at most u =
+        2^-24 of their norm. The server's roundings count once; a client's add up over its tau steps like independent
+        errors, sqrt(tau), and over clients with weights p gamma. For both runs, and twice that for safety:
+        4 u ||w|| (1 + sqrt(sum (p gamma)^2 tau)). Measured against float64: 0.6 u ||w|| a run and round.
+        """
+        scales = np.ones(len(round_.weights))
+        for a in _learners(crew):
+            scales[a.client] = max(abs(a.scale), 1.0)
+        spread = math.sqrt(float(np.square(np.array(round_.weights) * scales) @ self._local_steps))
+        return ROUNDING * max(round_.start_norm, round_.pre_clip_norm) * (1 + spread)
+
+    def _feature_bounds(self, magnitudes: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Bounds on ||x~|| of clean and of all training samples, and on how far a trigger moves one.
+
+        A trigger's result is clamped to the declared domain, so it moves no sample further than the domain is wide.
+        """
+        record, clean = self.record, self.record.max_feature_norm
+        moved = np.minimum(magnitudes, self.diameter)
+        farthest = math.inf
+        if record.domain is not None:
+            farthest = math.sqrt(record.num_features) * max(map(abs, record.domain))
+        poisoned = np.minimum(clean + moved, max(clean, farthest))
+        return feature_bound(record), np.hypot(1.0, poisoned), moved
+
+    @cached_property
+    def _local_steps(self) -> FloatArray:
+        """tau_i of each client, (N,)."""
+        return local_steps(self.record)
+
+    @property
+    def update_clip(self) -> float:
+        """S"""
+        return math.inf if self.record.update_clip is None else self.record.update_clip
+
+    @property
+    def diameter(self) -> float:
+        """The largest distance of two samples."""
+        if self.record.domain is None:
+            return math.inf
+        low, high = self.record.domain
+        return math.sqrt(self.record.num_features) * (high - low)
+
+
+def _learners(crew: Crew) -> Crew:
+    """The attackers who send what they learnt."""
+    return tuple(a for a in crew if a.update is None)
+
+
+_Kind = tuple[float, float, tuple[float, ...], bool]
+
+
+def _alike(crew: Crew) -> dict[_Kind, float]:
+    """Attackers whose updates are bounded alike (gamma, eta, poison ratios, label changes), and their weights' sum."""
+    groups: dict[_Kind, float] = {}
+    for a in crew:
+        key = (abs(a.scale), a.learning_rate, a.poison_ratios, a.label_flip)
+        groups[key] = groups.get(key, 0.0) + abs(a.weight)
+    return groups
+
+
+def _spectral_norm(round_: RoundRecord) -> float:
+    norm = round_.start_spectral_norm
+    return math.inf if norm is None else norm

@@ -1,0 +1,79 @@
+"""Settings of one experiment: frozen, validated where they are made, YAML in and out, overrides by dotted key.
+
+The symbols of the paper stand in the docstrings; the defaults are configs/digits.yaml (a test holds them equal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from crfl.config.conflicts import conflicts
+from crfl.config.files import plain, read_yaml
+from crfl.config.problems import inside, value_problems, without
+from crfl.config.sections import Attack, AttackerChanges, Clip, Count, Data, Local, Section, Server, Smoothing
+from crfl.errors import SettingsError
+
+__all__ = ["Attack", "AttackerChanges", "Clip", "Data", "Experiment", "Local", "Server", "Smoothing"]
+
+
+class Experiment(Section):
+    """All settings of one run. Frozen; `override` returns a changed copy."""
+
+    seed: Count = 0
+    data: Data = Data()
+    local: Local = Local()
+    server: Server = Server()
+    attack: Attack = Attack()
+    smoothing: Smoothing = Smoothing()
+
+    def __init__(self, **settings: Any) -> None:
+        """Validate; SettingsError names every wrong key, what was found and what is allowed."""
+        problems: dict[str, str] = {}
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            problems = value_problems(error, Experiment)
+            super().__init__(**without(settings, problems))  # the sound rest, to look for conflicts in it
+        found = [text for keys, text in conflicts(self) if not any(inside(k, p) for k in keys for p in problems)]
+        if problems or found:
+            raise SettingsError([*problems.values(), *found])
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any], source: str = "settings") -> Experiment:
+        """Validate nested settings; what they leave out keeps its default. Errors speak of them as `source`."""
+        try:
+            return cls(**settings)
+        except SettingsError as error:
+            raise SettingsError(error.problems, source) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Experiment:
+        """Read settings from a YAML file. SettingsError if it is missing, malformed or has wrong settings."""
+        return cls.from_dict(read_yaml(Path(path)), str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as nested plain values."""
+        settings: dict[str, Any] = plain(self.model_dump())
+        return settings
+
+    def to_yaml(self) -> str:
+        """The settings as YAML text, which `from_yaml` reads back to an equal experiment."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+
+    def override(self, changes: Mapping[str, Any]) -> Experiment:
+        """A copy with the values of dotted keys replaced, e.g. {"attack.scale": 50.0, "server.noise": 0.02}."""
+        settings = self.to_dict()
+        for key, value in changes.items():
+            *groups, leaf = key.split(".")
+            section = settings
+            for group in groups:
+                section = section.setdefault(group, {}) if isinstance(section, dict) else {}
+            if not isinstance(section, dict):
+                raise SettingsError([f"{key}: unknown setting ({'.'.join(groups)} has no settings inside)"], "override")
+            section[leaf] = value.model_dump() if isinstance(value, BaseModel) else value
+        return Experiment.from_dict(settings, "override")
