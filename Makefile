@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed  ## train under attack, certify and plot the bundled digits
 	$(BIN)/crfl run configs/digits.yaml --out runs/demo
@@ -15,6 +15,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed  ## the documentation site, into docs/_build
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -22,4 +25,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, error_level, vote_counts
+from crfl.errors import CertificateError
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def clopper_pearson(
     """
     selection, votes = vote_counts("selection_counts", selection_counts), vote_counts("counts", counts)
     if selection.shape != votes.shape:
-        raise ValueError(f"selection_counts: found shape {selection.shape}, allowed: that of counts, {votes.shape}")
+        raise CertificateError(
+            f"selection_counts: found shape {selection.shape}, allowed: that of counts, {votes.shape}"
+        )
     each = error_level(alpha) / (max(1, len(votes)) if simultaneous else 1)
     samples, classes = int(votes[0].sum()) if len(votes) else 0, votes.shape[1]
     prediction = selection.argmax(axis=1)

@@ -58,7 +58,7 @@ def run(
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
-    _certify(folder, result, data, "published", None, None, device, as_json)
+    _certify(folder, result, data, "published", None, False, device, as_json)
     if not as_json:
         click.echo(f"everything is in {folder}")
 
@@ -67,7 +67,7 @@ def run(
 @options.folder
 @click.option("--kind", type=click.Choice(KINDS), default="published", show_default=True)
 @click.option("--bounds", type=click.Choice(BOUNDS), help="Bounds on probabilities  [default: the kind's own]")
-@click.option("--attack-round", help='Another attack round, or "any" (margin and smoothing only).')
+@click.option("--any-round", is_flag=True, help="Against one such attack in any round (margin and smoothing only).")
 @options.changes
 @options.device
 @options.as_json
@@ -75,7 +75,7 @@ def certify(
     folder: Path,
     kind: str,
     bounds: str | None,
-    attack_round: str | None,
+    any_round: bool,
     changes: dict[str, Any],
     device: str,
     as_json: bool,
@@ -85,7 +85,7 @@ def certify(
     \b
     crfl certify runs/demo --kind margin
     crfl certify runs/demo --bounds exact --set smoothing.noise=0.02
-    crfl certify runs/demo --kind margin --attack-round any
+    crfl certify runs/demo --kind margin --any-round
     """
     from crfl import store
     from crfl.data.load import load_data
@@ -100,7 +100,7 @@ def certify(
     result = replace(result, experiment=result.experiment.override(changes))
     data = load_data(result.experiment)
     store.check_data(folder, data)
-    _certify(folder, result, data, kind, bounds, attack_round, device, as_json)
+    _certify(folder, result, data, kind, bounds, any_round, device, as_json)
 
 
 @click.command()
@@ -124,7 +124,7 @@ def _certify(
     data: FederatedData,
     kind: str,
     bounds: str | None,
-    attack_round: str | None,
+    any_round: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -134,9 +134,9 @@ def _certify(
     from crfl.training.triggers import backdoored
 
     chosen: dict[str, Any] = {"kind": kind, "bounds": bounds}
-    if attack_round is not None:
-        chosen["attack_round"] = int(attack_round) if attack_round.isdigit() else attack_round
-    name = "-".join([kind, *([bounds] if bounds else []), *([f"round-{attack_round}"] if attack_round else [])])
+    if any_round:
+        chosen["attack_round"] = "any"
+    name = "-".join([kind, *([bounds] if bounds else []), *(["any-round"] if any_round else [])])
     attacked = result.experiment.attack.active
     splits = {"clean": data.test} | ({"backdoored": backdoored(result.experiment, data)} if attacked else {})
     certificates = {}

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from crfl.data import loan_schema, loan_table
+from crfl.data import loan_csv, loan_schema, loan_table
 from crfl.data.loan_table import LoanTable, read_table
 from crfl.errors import DataError
 
@@ -44,7 +44,7 @@ def load_table(path: Path) -> LoanTable:
 def _key(path: Path) -> str:
     """Hash of the file's content and of the code that turns it into a table; blocks are hashed in parallel."""
     try:
-        code = [Path(str(module.__file__)).read_bytes() for module in (loan_schema, loan_table)]
+        code = [Path(str(module.__file__)).read_bytes() for module in (loan_schema, loan_csv, loan_table)]
         with ThreadPoolExecutor() as pool:
             blocks = list(pool.map(partial(_digest, path), range(0, path.stat().st_size, _BLOCK)))
     except OSError as error:

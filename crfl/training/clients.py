@@ -15,8 +15,9 @@ from crfl.data.federated import FederatedData
 from crfl.training.attack import Attacker
 from crfl.training.models import SoftmaxRegression
 
-CHUNK_BYTES = 2**26
-"""Memory for the batches and models of the clients that are trained together."""
+CHUNK_BYTES = 2**23
+"""Memory for the batches and models of the clients that are trained together on a CPU: about what its cache holds. An
+accelerator, which needs more work at a time, gets 32 times as much."""
 
 
 def local_steps(sizes: Sequence[int], local: Local) -> npt.NDArray[np.int64]:
@@ -68,12 +69,12 @@ def local_updates(
     steps = local_steps([data.sizes[c] for c in clients], local)
     order = np.argsort(-steps, kind="stable")
     per_client = 4 * (local.batch_size * data.num_features + 2 * params.numel())
-    chunk = max(1, CHUNK_BYTES // per_client)
+    memory = CHUNK_BYTES if params.device.type == "cpu" else 32 * CHUNK_BYTES
+    chunks = -(-len(clients) // max(1, memory // per_client))
     updates = params.new_empty(len(clients), *params.shape)
-    for first in range(0, len(order), chunk):
-        members = order[first : first + chunk]
+    for members, out in zip(np.array_split(order, chunks), updates.tensor_split(chunks), strict=True):
         poisoners = None if attackers is None else [attackers[i] for i in members]
-        _train(model, params, data, local, seed, round_, clients[members], poisoners, out=updates[first:][:chunk])
+        _train(model, params, data, local, seed, round_, clients[members], poisoners, out)
     return updates if (np.diff(order) > 0).all() else updates[torch.from_numpy(np.argsort(order))]
 
 

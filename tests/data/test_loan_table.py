@@ -69,7 +69,7 @@ def test_features_equal_the_reference(file, records, six_more):
 def test_many_blocks_are_read_as_one(file, monkeypatch):
     loan_files.write(file, rows=400)
     whole = read_table(file)
-    monkeypatch.setattr("crfl.data.loan_table._BLOCK", 20_000)
+    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)
     parts = read_table(file)
     np.testing.assert_array_equal(parts.x, whole.x)
     np.testing.assert_array_equal(parts.y, whole.y)
@@ -125,7 +125,7 @@ def test_footers_are_skipped_and_counted(file, records, padded):
 def test_rows_are_numbered_right_across_blocks(file, monkeypatch):
     records = loan_files.write(file, rows=400)
     footer = ["Total amount funded in policy code 1: 460296150"]
-    monkeypatch.setattr("crfl.data.loan_table._BLOCK", 20_000)
+    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)
     for name, value in ((LABEL, "Paid"), (CLIENT, "XX"), ("dti", "inf"), ("dti", "?"), ("grade", "B4")):
         bad = [*records[:100], footer, *cell(records, 390, name, value)[100:200], footer]
         bad += cell(records, 390, name, value)[200:]
@@ -207,7 +207,7 @@ def test_quotes(file, records):
 
 def test_a_quote_that_swallows_more_than_a_block(file, monkeypatch):
     records = loan_files.write(file, rows=400)
-    monkeypatch.setattr("crfl.data.loan_table._BLOCK", 20_000)
+    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)
     lines = plain_lines(records)
     refused(file, b"\n".join([*lines[:50], b'"' + lines[50], *lines[51:]]), "Is a quote never closed")
 

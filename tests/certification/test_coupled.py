@@ -1,0 +1,120 @@
+"""Budgets of the coupling certificate, and where it is refused."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crfl.certification import exact_bounds, margin_budget, smoothing_budget
+from crfl.certification.coupled import check_coupled, smoothing_budget_from_logs
+from crfl.errors import CertificateError
+from crfl.training.record import DroppedRecord
+from tests.certification.records import attacker, make_record, make_round
+
+
+def test_margin_budget_is_the_distance_to_the_boundary():
+    """A step of the budget's length along (e_b - e_a) x~^T ties the two classes; no shorter one of any kind does."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        w, x = rng.normal(size=(4, 6)), np.append(rng.normal(size=5), 1.0)
+        logits = w @ x
+        budget = margin_budget(logits[None], np.linalg.norm(x))[0]
+        order = np.argsort(-logits)
+        step = np.zeros((4, 6))
+        step[order[0]], step[order[1]] = -x, x
+        step *= budget / np.linalg.norm(step)
+        tied = (w + step) @ x
+        assert tied[order[0]] == pytest.approx(tied[order[1]], abs=1e-12)
+        for _ in range(50):
+            other = rng.normal(size=(4, 6))
+            other *= 0.9999 * budget / np.linalg.norm(other)
+            assert ((w + other) @ x).argmax() == order[0]
+
+
+def test_margin_budget_edges():
+    found = margin_budget([[1.0, 1.0, 0.0], [3.0, 1.0, 2.0]], [2.0, 2.0])
+    np.testing.assert_allclose(found, [0.0, 1 / (2 * math.sqrt(2))])
+    with pytest.raises(CertificateError, match="logits"):
+        margin_budget([[np.nan, 0.0]], 1.0)
+    with pytest.raises(CertificateError, match="feature_norms"):
+        margin_budget([[1.0, 0.0]], -1.0)
+
+
+def test_smoothing_budget_values_and_edges():
+    assert smoothing_budget(0.9, 0.1, noise=2.0) == pytest.approx(2 * 1.2815515655446004, rel=1e-14)
+    found = smoothing_budget([1.0, 0.5, 0.3, 1.0], [0.0, 0.5, 0.6, 0.2], noise=0.1)
+    assert found[:3].tolist() == [np.inf, 0, 0]
+    assert found[3] == np.inf
+    assert smoothing_budget(1.0, 0.0, noise=0.0) == 0
+    assert smoothing_budget_from_logs(-1e6, -1e6, noise=1.0) == pytest.approx(math.sqrt(2e6), rel=1e-5)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.floats(0.001, 1.0))
+def test_smoothing_never_beats_the_margin(seed, classes, noise):
+    """With exact probabilities they agree for two classes, and the margin is larger for more."""
+    rng = np.random.default_rng(seed)
+    logits, norms = rng.normal(size=(20, classes)), rng.uniform(1, 10, size=20)
+    bounds = exact_bounds(logits, noise * norms)
+    smoothing = smoothing_budget_from_logs(bounds.log_not_p_a, bounds.log_p_b, noise=noise)
+    margin = margin_budget(logits, norms)
+    assert (smoothing <= margin * (1 + 1e-9) + 1e-12).all()
+    if classes == 2:
+        np.testing.assert_allclose(smoothing, margin, rtol=1e-7, atol=1e-13)
+
+
+SOUND = make_record([make_round(1, [attacker()])])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"aggregation": "rfa"}, "server.aggregation is 'rfa'"),
+        ({"aggregation": "krum"}, "server.aggregation is 'krum'"),
+        ({"optimizer": "momentum"}, "optimizer is 'momentum'"),
+        ({"learning_rates": (0.02, 0.02, 0.02, 0.1601)}, "above 0.16 = "),
+        ({"weight_decay": 50.0, "learning_rates": (0.03,) * 4}, "local.learning_rate is 0.03"),
+        ({"max_feature_norm": math.nan}, "local.learning_rate"),
+        ({"rounds": (make_round(1, [attacker()], start_spectral_norm=None),)}, "not softmax regression"),
+        ({"rounds": (make_round(1, [attacker()], weights=(0.5, 0.5, 0.5, -0.5)),)}, "weight is negative"),
+        ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(2, "not finite"),)),)}, "dropped"),
+        ({"update_clip": 0.4}, "below 0.424264 = tau eta"),
+        ({"update_clip": 10.0, "weight_decay": 0.1}, "weight_decay is not covered"),
+        ({"rounds": (make_round(1, [attacker(update="sign_flip")]),)}, "unknown norm"),
+        ({"benign": True, "rounds": (make_round(1, [attacker(update="x", update_norm=0.0)]),)}, "unknown norm"),
+    ],
+)
+def test_refused_with_the_reason(change, reason):
+    check_coupled(SOUND)
+    from dataclasses import replace
+
+    with pytest.raises(CertificateError, match=reason.replace("(", r"\(")):
+        check_coupled(replace(SOUND, **change))
+
+
+def test_all_reasons_at_once():
+    with pytest.raises(CertificateError) as error:
+        check_coupled(make_record([make_round(1)], aggregation="rfa", optimizer="adam"))
+    assert "rfa" in str(error.value)
+    assert "adam" in str(error.value)
+
+
+def test_step_size_limit_is_allowed():
+    """4 / B^2 itself still is non-expansive."""
+    check_coupled(make_record([make_round(1)], learning_rates=(0.16,) * 4))
+    check_coupled(make_record([make_round(1)], learning_rates=(2 / 14.5,) * 4, weight_decay=1.0))
+
+
+def test_any_round_knows_one_attack():
+    record = make_record([make_round(1, [attacker()]), make_round(2, [attacker()])])
+    check_coupled(record)
+    with pytest.raises(CertificateError, match="in several"):
+        check_coupled(record, any_round=True)
+
+
+def test_known_norms_of_malicious_updates_are_enough():
+    record = make_record([make_round(1, [attacker(update="sign_flip", update_norm=0.3)])])
+    check_coupled(record)
+    with pytest.raises(CertificateError, match="unknown norm"):
+        check_coupled(record, any_round=True)

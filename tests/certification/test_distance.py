@@ -1,0 +1,281 @@
+"""Delta from the record: against the formula written out, round by round, and solved for its unknowns."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crfl.certification import sharp_lipschitz
+from crfl.certification._monotone import largest_below
+from crfl.certification.distance import CoupledScenario
+from crfl.certification.rounds import ROUNDING, RoundBounds
+from crfl.errors import CertificateError
+from tests.certification.records import attacker, make_record, make_round
+
+B = 5.0
+SPREAD = 1 + math.sqrt(3 * 4 / 16)  # nobody scales: sqrt(sum p^2 tau) with p = 1/4, tau = 3
+
+
+def slack(scale=1.0, norm=2.5):
+    return ROUNDING * norm * (1 + math.sqrt(3 * (3 + scale**2) / 16))
+
+
+def by_hand(magnitude, start=1.5, scale=5.0, weight=0.25, ratios=(0.2, 0.2, 0.2), rate=0.02, flip=True, decay=0.0):
+    """Sum of p gamma eta q/n (L_x(kappa_s B') ||delta|| + sqrt(2) B), step by step."""
+    poisoned = math.hypot(1, math.sqrt(24) + magnitude)
+    kappa, apart = start, 0.0
+    for q in ratios:
+        change = float(sharp_lipschitz(kappa, poisoned)) * magnitude + (math.sqrt(2) * B if flip else 0)
+        apart = (1 - rate * decay) * apart + rate * q * change
+        kappa += rate * math.sqrt(2) * ((1 - q) * B + q * poisoned)
+    return weight * scale * apart
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 0.1, 3.0])
+@pytest.mark.parametrize("ratios", [(0.2, 0.2, 0.2), (0.2, 0.0, 1.0), (1 / 3,)])
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("decay", [0.0, 2.0])
+def test_attack_round_by_hand(magnitude, ratios, flip, decay):
+    record = make_record([make_round(1, [attacker(poison_ratios=ratios, label_flip=flip)])], weight_decay=decay)
+    expected = by_hand(magnitude, ratios=ratios, flip=flip, decay=decay)
+    found = CoupledScenario(record, before_clip=True).cost(magnitude)
+    assert found == pytest.approx(expected + (slack(5.0) if expected else 0), rel=1e-12)
+
+
+def test_attackers_add_up():
+    crew = [attacker(0), attacker(1, scale=2.0, poison_ratios=(1.0,)), attacker(2, weight=0.1, learning_rate=0.05)]
+    record = make_record([make_round(1, crew, weights=(0.25, 0.25, 0.1, 0.4))])
+    found = RoundBounds(record).poisoning(record.rounds[0], tuple(crew), np.array([0.3]), np.zeros(1))[0]
+    expected = by_hand(0.3) + by_hand(0.3, scale=2.0, ratios=(1.0,)) + by_hand(0.3, weight=0.1, rate=0.05)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_domain_bounds_the_poisoned_samples():
+    """Clamped to [0, 1], six features: no sample beyond sqrt(7), no trigger moves one further than sqrt(6)."""
+    record = make_record([make_round(1, [attacker()])], max_feature_norm=2.0, domain=(0.0, 1.0))
+    scenario = CoupledScenario(record, before_clip=True)
+    far = scenario.cost(math.sqrt(6))
+    assert scenario.cost(100.0) == far
+    assert scenario.cost(math.inf) == far
+    kappa = 1.5 + 0.02 * math.sqrt(2) * np.array([0, 1, 2]) * (0.8 * math.sqrt(5) + 0.2 * math.sqrt(7))
+    change = sharp_lipschitz(kappa, math.sqrt(7)) * math.sqrt(6) + math.sqrt(2) * math.sqrt(5)
+    assert far - slack(5.0) == pytest.approx(0.25 * 5 * 0.02 * 0.2 * change.sum(), rel=1e-12)
+
+
+def test_without_domain_nothing_bounds_them():
+    scenario = CoupledScenario(make_record([make_round(1, [attacker()])]), before_clip=True)
+    assert scenario.cost(math.inf) == math.inf
+    assert scenario.cost(1e200) > 1e300
+
+
+@pytest.mark.parametrize(
+    "harmless", [{"scale": 0.0}, {"weight": 0.0}, {"poison_ratios": (0.0, 0.0)}, {"poison_ratios": ()}]
+)
+def test_what_cannot_change_anything_costs_nothing(harmless):
+    scenario = CoupledScenario(make_record([make_round(1, [attacker(**harmless)])]), before_clip=True)
+    assert scenario.cost(math.inf) == 0
+    assert scenario.radius(np.array([1e-9, 0.0])).tolist() == [math.inf, 0.0]
+
+
+def test_clipping_contracts():
+    """Delta rho / (n - Delta) where both models are outside the ball, Delta otherwise."""
+    attack = make_round(1, [attacker()], pre_clip_norm=4.0, start_norm=1.0)
+    quiet = [make_round(2, pre_clip_norm=2.0), make_round(3, pre_clip_norm=6.0, clip_norm=2.0)]
+    scenario = CoupledScenario(make_record([attack, *quiet]), before_clip=False)
+    found = scenario.distances(0.1)
+    first = by_hand(0.1) + slack(5.0, 4.0)
+    second = first * 3 / (4.0 - first) + slack(norm=2.0)
+    third = second + slack(norm=6.0)
+    expected = [[first, first * 3 / (4.0 - first)], [second, second], [third, third * 2 / (6.0 - third)]]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert scenario.cost(0.1) == found[-1, 1]
+    assert CoupledScenario(scenario.record, before_clip=True).cost(0.1) == found[-1, 0]
+
+
+def test_clipping_contracts_real_vectors_as_claimed():
+    rng = np.random.default_rng(0)
+    record = make_record([])
+    for _ in range(500):
+        a = rng.normal(size=4) * rng.uniform(0.5, 3)
+        b = a + rng.normal(size=4) * 10 ** rng.uniform(-3, 0.5)
+        rho = rng.uniform(0.5, 3)
+        stage = make_round(1, pre_clip_norm=float(np.linalg.norm(a)), clip_norm=rho)
+        from crfl.certification.distance import _clipped
+
+        bound = _clipped(np.array([np.linalg.norm(a - b)]), stage)[0]
+        shrunk = [v * min(1, rho / np.linalg.norm(v)) for v in (a, b)]
+        assert np.linalg.norm(shrunk[0] - shrunk[1]) <= bound * (1 + 1e-12)
+    assert record.rounds == ()
+
+
+def test_growth_without_scaling_is_one():
+    record = make_record([])
+    assert RoundBounds(record).growth(make_round(1), ()) == pytest.approx(1, abs=1e-15)
+    assert RoundBounds(record).growth(make_round(1, weights=(0.5, 0, 0, 0.5)), ()) == pytest.approx(1, abs=1e-15)
+
+
+def test_growth_with_weight_decay_contracts():
+    record = make_record([], weight_decay=2.0, client_sizes=(15, 15, 30, 30))
+    found = RoundBounds(record).growth(make_round(1), ())
+    assert found == pytest.approx((2 * 0.96**3 + 2 * 0.96**6) / 4, rel=1e-14)
+
+
+def test_growth_of_scaled_rounds():
+    """max(1, 2 S alpha - 1), alpha = A / (1 + A), A = tau a / (1 - a), a = eta B^2 / 4."""
+    bounds = RoundBounds(make_record([]))
+    a = 0.02 * 25 / 4
+    alpha = (3 * a / (1 - a)) / (1 + 3 * a / (1 - a))
+    for scale in (1.0, 2.0, 10.0, 100.0):
+        crew = (attacker(scale=scale),)
+        total = 0.75 + 0.25 * scale
+        expected = max(1.0, 2 * total * alpha - 1)
+        assert bounds.growth(make_round(1, crew), crew) == pytest.approx(expected, rel=1e-12)
+    edge = RoundBounds(make_record([], learning_rates=(0.16,) * 4))  # a = 1: nothing is gained over 2 S - 1
+    crew = (attacker(scale=5.0),)
+    assert edge.growth(make_round(1, crew), crew) == pytest.approx(2 * 2 - 1, rel=1e-12)
+
+
+@given(st.integers(0, 10**6))
+def test_growth_holds_for_linear_gradients(seed):
+    """The server's map of scaled local training on quadratics with curvature up to beta is Lambda-Lipschitz."""
+    rng = np.random.default_rng(seed)
+    rate, tau, beta, decay = rng.uniform(0.01, 0.15), int(rng.integers(1, 4)), 12.5, rng.choice([0.0, 0.5])
+    scale = rng.uniform(0, 30)
+    record = make_record([], learning_rates=(rate,) * 4, client_sizes=(5 * tau,) * 4, weight_decay=decay)
+    if rate > 2 / (beta + 2 * decay):
+        return
+    crew = (attacker(scale=scale),)
+    total = np.eye(3)
+    for client in range(4):
+        local = np.eye(3)
+        for _ in range(tau):
+            q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+            curvature = q @ np.diag(rng.choice([0, beta, rng.uniform(0, beta)], size=3)) @ q.T
+            local = (np.eye(3) - rate * (curvature + decay * np.eye(3))) @ local
+        total = total + 0.25 * (scale if client == 0 else 1.0) * (local - np.eye(3))
+    assert np.linalg.norm(total, 2) <= RoundBounds(record).growth(make_round(1, crew), crew) * (1 + 1e-12)
+
+
+def test_several_attack_rounds():
+    record = make_record([make_round(1, [attacker()]), make_round(2, [attacker(scale=10.0)])])
+    bounds = RoundBounds(record)
+    first = by_hand(0.1) + slack(5.0)
+    growth = bounds.growth(record.rounds[1], record.rounds[1].attackers)
+    second = growth * first + by_hand(0.1, start=1.5 + first, scale=10.0) + slack(10.0)
+    found = CoupledScenario(record, before_clip=True).distances(0.1)
+    np.testing.assert_allclose(found[:, 0], [first, second], rtol=1e-12)
+
+
+def test_any_round_is_the_worst_of_all_rounds():
+    quiet = [make_round(t, pre_clip_norm=2.0 + t % 3, start_spectral_norm=1.0 + t / 7) for t in range(1, 9)]
+
+    def attacked(t):
+        rounds = list(quiet)
+        rounds[t - 1] = replace(quiet[t - 1], attackers=(attacker(),))
+        return make_record(rounds)
+
+    known = [CoupledScenario(attacked(t), before_clip=False).cost(0.2) for t in range(1, 9)]
+    found = CoupledScenario(attacked(8), before_clip=False, any_round=True).cost(0.2)
+    assert max(known) <= found <= max(known) + 8 * slack(5.0, 4.0)
+    assert len({round(k, 6) for k in known}) > 3
+
+
+def test_any_round_heeds_who_takes_part():
+    rounds = [
+        make_round(1, [attacker()]),
+        make_round(2, weights=(0.0, 0.5, 0.5, 0.0)),
+        make_round(3, weights=(1.0, 0, 0, 0)),
+    ]
+    found = CoupledScenario(make_record(rounds), before_clip=True, any_round=True).distances(0.1)[:, 0]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert found[2] == pytest.approx(4 * found[0], rel=1e-3)
+
+
+def test_clipped_updates_bound_the_attackers():
+    crew = (attacker(scale=1000.0),)
+    record = make_record([make_round(1, crew), make_round(2, crew)], update_clip=0.5)
+    bounds = RoundBounds(record)
+    assert bounds.poisoning(record.rounds[0], crew, np.array([10.0]), np.zeros(1))[0] == pytest.approx(2 * 0.25 * 0.5)
+    assert bounds.poisoning(record.rounds[0], crew, np.array([math.inf]), np.zeros(1))[0] == pytest.approx(0.25)
+    small = (attacker(scale=1.0),)  # never reaches S
+    assert bounds.poisoning(record.rounds[0], small, np.array([0.1]), np.zeros(1))[0] == pytest.approx(
+        by_hand(0.1, scale=1.0)
+    )
+    a = 0.02 * 25 / 4
+    alpha = 3 * a / (1 + 2 * a)
+    assert bounds.growth(record.rounds[1], crew) == pytest.approx(1 + 2 * 0.25 * 1000 * alpha)
+    assert bounds.growth(record.rounds[1], small) == pytest.approx(1)
+
+
+def test_malicious_updates_count_by_their_norm():
+    bad = attacker(update="sign_flip", update_norm=0.7, scale=3.0)
+    record = make_record([make_round(1, [bad])])
+    found = CoupledScenario(record, before_clip=True).cost(0.0)
+    assert found == pytest.approx(0.25 * 0.7 + slack(), rel=1e-12)
+    clipped = CoupledScenario(replace(record, benign=True, update_clip=0.6), before_clip=True)
+    assert clipped.cost(0.0) == pytest.approx(0.25 * 0.6 + slack(), rel=1e-12)
+    with pytest.raises(CertificateError, match="max_malicious counts"):
+        clipped.cost(0.1, attackers=2)
+
+
+def test_levels_restate_the_attack():
+    record = make_record([make_round(1, [attacker()])])
+    scenario = CoupledScenario(record, before_clip=True)
+    assert scenario.cost(0.1, poisoned=1) == scenario.cost(0.1)  # 1 of 5 is what is on record
+    assert scenario.cost(0.1, poisoned=0) == 0
+    assert scenario.cost(0.1, poisoned=3) - slack(5.0) == pytest.approx(by_hand(0.1, ratios=(0.6,) * 3), rel=1e-12)
+    assert scenario.cost(0.1, attackers=3) - slack(5.0) == pytest.approx(3 * by_hand(0.1), rel=1e-4)
+    nobody = CoupledScenario(make_record([make_round(1)]), before_clip=True)
+    assert nobody.cost(5.0) == 0
+    with pytest.raises(CertificateError, match="nobody attacked"):
+        nobody.cost(0.1, attackers=1)
+
+
+@given(st.integers(0, 10**6))
+def test_radius_is_the_edge(seed):
+    rng = np.random.default_rng(seed)
+    domain = (0.0, 1.0) if seed % 2 else None
+    rounds = [make_round(t, pre_clip_norm=float(rng.uniform(1, 6))) for t in range(1, 5)]
+    rounds[1] = replace(rounds[1], attackers=(attacker(label_flip=bool(rng.integers(2))),))
+    record = make_record(rounds, domain=domain, max_feature_norm=2.0)
+    scenario = CoupledScenario(record, before_clip=bool(rng.integers(2)), any_round=bool(rng.integers(2)))
+    budgets = 10 ** rng.uniform(-7, 2, size=50)
+    for budget, radius in zip(budgets, scenario.radius(budgets), strict=True):
+        if radius > 0:
+            assert scenario.cost(float(radius)) < budget
+        if radius < math.inf:
+            assert scenario.cost(float(radius) * (1 + 1e-6) + 1e-15) >= budget
+    ordered = scenario.radius(np.sort(budgets))
+    assert (np.diff(ordered[np.isfinite(ordered)]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "inverse", "limit"),
+    [
+        (lambda x: x, lambda b: b, math.inf),
+        (lambda x: 3 * x + x**2, lambda b: (math.sqrt(9 + 4 * b) - 3) / 2, math.inf),
+        (lambda x: np.sqrt(x), lambda b: b**2, math.inf),
+        (lambda x: np.where(x > 0, x + 0.01, 0.0), lambda b: max(b - 0.01, 0), math.inf),
+        (lambda x: np.minimum(x, 5.0), lambda b: b if b <= 5 else math.inf, 5.0),
+        (lambda x: np.floor(np.minimum(x, 1e9)), lambda b: math.ceil(b), math.inf),
+    ],
+)
+def test_largest_below(function, inverse, limit):
+    levels = np.array([1e-3, 0.5, 1.0, 4.9999, 5.0001, 77.3, 1e4])
+    found = largest_below(function, levels, limit)
+    expected = np.array([inverse(b) for b in levels])
+    np.testing.assert_allclose(
+        found, expected, rtol=2e-2 if "floor" in str(function.__code__.co_names) else 1e-7, atol=1e-12
+    )
+    finite = np.isfinite(found)
+    assert (function(found[finite]) < levels[finite]).all()
+
+
+def test_largest_below_edges():
+    never = largest_below(lambda x: 1 + x, np.array([0.0, 0.5, 1.0]), math.inf)
+    assert never.tolist() == [0, 0, 0]
+    always = largest_below(lambda x: np.zeros_like(x), np.array([0.0, 0.5, math.inf]), math.inf)
+    assert always.tolist() == [0, math.inf, math.inf]
