@@ -9,8 +9,9 @@ import numpy as np
 from crfl.certification._checks import FloatArray
 
 GRID = 1024
-TARGETS = (1e-5, 1e-8, 1e-11)
-"""Shares of the level by which each refinement aims below it."""
+STEPS = 7
+AIM_BELOW = 1e-10
+"""Share of the level by which the search aims below it, so that it does not end on the level itself."""
 
 
 def largest_below(function: Callable[[FloatArray], FloatArray], levels: FloatArray, limit: float) -> FloatArray:
@@ -27,16 +28,19 @@ def largest_below(function: Callable[[FloatArray], FloatArray], levels: FloatArr
     target = levels[open_]
     grid = np.concatenate([[0.0], np.geomspace(1e-15, 1.0, GRID) * _upper(function, target.max(), limit)])
     values = np.maximum.accumulate(function(grid))
-    right = np.clip(np.searchsorted(values, target, side="left"), 1, GRID)  # values[right - 1] < target
-    low, high, at_low, at_high = grid[right - 1], grid[right], values[right - 1], values[right]
-    for share in TARGETS:  # secants in brackets a few percent wide
-        with np.errstate(invalid="ignore", divide="ignore"):
-            step = (target * (1 - share) - at_low) / (at_high - at_low)
-        guess = low + np.clip(np.where(np.isfinite(step), step, 0.0), 0.0, 1.0) * (high - low)
+    right = np.clip(np.searchsorted(values, target, side="left"), 1, GRID)
+    low, high = grid[right - 1], grid[right]  # brackets a few percent wide: below the level, and not
+    aim = target * (1 - AIM_BELOW)
+    under, over = np.maximum(aim - values[right - 1], 0.0), values[right] - aim
+    side = np.zeros(len(target))
+    for _ in range(STEPS):  # false position; the residual of a side that stays is halved (Illinois)
+        with np.errstate(invalid="ignore"):
+            guess = low + np.nan_to_num(under / (under + over), nan=0.5) * (high - low)
         value = function(guess)
         below = value < target
-        low, at_low = np.where(below, guess, low), np.where(below, value, at_low)
-        high, at_high = np.where(below, high, guess), np.where(below, at_high, value)
+        over = np.where(below, np.where(side < 0, over / 2, over), value - aim)
+        under = np.where(below, np.maximum(aim - value, 0.0), np.where(side > 0, under / 2, under))
+        low, high, side = np.where(below, guess, low), np.where(below, high, guess), np.where(below, -1.0, 1.0)
     result[open_] = low
     return result
 
@@ -46,4 +50,4 @@ def _upper(function: Callable[[FloatArray], FloatArray], level: float, limit: fl
     if np.isfinite(limit):
         return limit
     doublings = np.ldexp(1.0, np.arange(-40, 1000, 4))
-    return float(doublings[np.argmax(function(doublings) >= level)])
+    return float(doublings[np.argmax(function(doublings) >= level)])  # some does: function(inf) does

@@ -31,7 +31,7 @@ def sharp_lipschitz(spectral_norm: npt.ArrayLike, feature_norm: npt.ArrayLike) -
     Raises CertificateError for negative or NaN bounds.
     """
     kappa, bound = nonnegative("spectral_norm", spectral_norm), nonnegative("feature_norm", feature_norm)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         c = kappa * bound
     c = np.maximum(np.where(np.isnan(c), np.inf, c), np.sqrt(0.5))  # at 1 / sqrt(2) the two branches meet
     return c / 2 + np.sqrt(0.5) + 0.25 / c

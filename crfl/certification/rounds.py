@@ -62,13 +62,14 @@ class RoundBounds:
                 continue
             steps = np.arange(len(q))
             poison_so_far = np.cumsum(q) - q
-            with np.errstate(invalid="ignore"):  # 0 times infinity at infinite magnitudes, put right below
-                kappa = start + rate * math.sqrt(2) * (steps * clean + poison_so_far * (poisoned - clean))
-                change = sharp_lipschitz(np.nan_to_num(kappa, nan=np.inf), poisoned) * moved
-            change = np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean
             shrink = (1 - rate * self.record.weight_decay) ** (len(q) - 1 - steps)
-            learnt = np.nan_to_num(change, posinf=0.0) @ (rate * q * shrink)
-            sent = scale * np.where(np.isinf(moved[:, 0]), np.inf, learnt)
+            with np.errstate(
+                invalid="ignore", over="ignore"
+            ):  # infinite magnitudes: 0 times infinity counts as infinity
+                kappa = start + rate * math.sqrt(2) * (steps * clean + poison_so_far * (poisoned - clean))
+                change = sharp_lipschitz(_infinite(kappa), poisoned) * moved
+                change = np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean
+                sent = scale * _infinite(_infinite(change) @ (rate * q * shrink))
             total += share * np.minimum(sent, 2 * self.update_clip)
         return total
 
@@ -167,6 +168,11 @@ def _alike(crew: Crew) -> dict[_Kind, float]:
         key = (abs(a.scale), a.learning_rate, a.poison_ratios, a.label_flip)
         groups[key] = groups.get(key, 0.0) + abs(a.weight)
     return groups
+
+
+def _infinite(values: FloatArray) -> FloatArray:
+    """NaN, which only 0 times infinity can have made here, taken as infinity: the safe side."""
+    return np.where(np.isnan(values), np.inf, values)
 
 
 def _spectral_norm(round_: RoundRecord) -> float:

@@ -49,7 +49,7 @@ def _key(path: Path) -> str:
             blocks = list(pool.map(partial(_digest, path), range(0, path.stat().st_size, _BLOCK)))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    return hashlib.blake2b(b"".join([_LAYOUT, *map(_hash, code), *blocks])).hexdigest()
+    return hashlib.sha256(b"".join([_LAYOUT, *map(_hash, code), *blocks])).hexdigest()
 
 
 def _digest(path: Path, start: int) -> bytes:
@@ -59,7 +59,7 @@ def _digest(path: Path, start: int) -> bytes:
 
 
 def _hash(content: bytes) -> bytes:
-    return hashlib.blake2b(content).digest()
+    return hashlib.sha256(content).digest()
 
 
 def _read(cache: Path, key: str) -> LoanTable | None:
