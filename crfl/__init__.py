@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crfl.data.federated import FederatedData, Split
     from crfl.data.load import load_data
     from crfl.store import load_run, save_run
-    from crfl.training.loop import train, train_stack
+    from crfl.training.loop import train, train_pair, train_stack
     from crfl.training.run import TrainingRun
     from crfl.training.triggers import backdoored
 
@@ -38,6 +38,7 @@ _HOMES = {
     "save_run": "crfl.store",
     "smooth": "crfl.certification.smoothing",
     "train": "crfl.training.loop",
+    "train_pair": "crfl.training.loop",
     "train_stack": "crfl.training.loop",
 }
 
@@ -56,6 +57,7 @@ __all__ = [
     "save_run",
     "smooth",
     "train",
+    "train_pair",
     "train_stack",
 ]
 

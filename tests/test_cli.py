@@ -1,5 +1,6 @@
 """The command line, as a user calls it."""
 
+import json
 import re
 
 import pandas as pd
@@ -99,3 +100,80 @@ def test_interruption_says_how_to_go_on(call, config, tmp_path, monkeypatch):
 
 def test_help_shows_examples(call):
     assert "crfl run configs/digits.yaml" in call("run", "--help").output
+
+
+@pytest.fixture
+def finished(call, config, tmp_path):
+    out = tmp_path / "run"
+    assert call("run", config, *SMALL, "--out", out).exit_code == 0
+    return out
+
+
+def test_certify_needs_no_training(call, finished, monkeypatch):
+    from crfl import store
+
+    monkeypatch.setattr(store, "Stack", None)
+    result = call("certify", finished, "--kind", "margin", "--json")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    run = crfl.load_run(finished)
+    data = crfl.load_data(run.experiment)
+    certificate = crfl.certify(run, data.test, kind="margin")
+    assert shown["rows"][0]["critical"] == pytest.approx(certificate.critical_radius)
+    assert shown["accuracy"] == pytest.approx(run.history["accuracy"].iloc[-1])
+    assert (finished / "certificates" / "margin-clean.csv").exists()
+    assert (finished / "plots" / "margin-certified-accuracy.png").exists()
+
+
+def test_certify_with_other_smoothing(call, finished):
+    result = call("certify", finished, "--bounds", "exact", "--set", "smoothing.noise=0.02")
+    assert result.exit_code == 0, result.output
+    assert (finished / "certificates" / "published-exact-clean.csv").exists()
+
+
+def test_certify_cannot_change_the_training(call, finished):
+    result = call("certify", finished, "--set", "attack.scale=1")
+    assert result.exit_code == 1
+    assert "attack.scale: certifying cannot change it" in result.output
+
+
+def test_certify_wants_the_data_of_the_training(call, finished, monkeypatch):
+    path = finished / "training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "other"}))
+    result = call("certify", finished)
+    assert result.exit_code == 1
+    assert "not that of the training" in result.output
+
+
+def test_no_run_no_certificate(call, tmp_path):
+    for command in ("certify", "plot"):
+        result = call(command, tmp_path / "nothing")
+        assert result.exit_code == 1
+        assert "no finished run here" in result.output
+
+
+def test_plot_draws_from_the_files(call, finished):
+    before = {p.name for p in (finished / "plots").iterdir()}
+    for path in (finished / "plots").iterdir():
+        path.unlink()
+    assert call("plot", finished).exit_code == 0
+    assert {p.name for p in (finished / "plots").iterdir()} == before
+
+
+def test_radius_is_corollary_1(call):
+    numbers = "--weight 0.05 --scale 10 --steps 30 --learning-rate 0.001 --poison-ratio 0.05 --clip-norm 3 --noise 0.01"
+    bound = "--p-a 0.94123029998808 --p-b 0.05876970001191999"
+    result = call("radius", *bound.split(), *numbers.split(), "--json")
+    assert json.loads(result.stdout)["rows"][0]["radius"] == pytest.approx(1.9858334424610353, rel=1e-9)
+    result = call("radius", *bound.split(), *numbers.split(), "--attackers", "2")
+    assert "0.9929" in result.output
+
+
+def test_data_shows_who_holds_what(call, config, tmp_path):
+    picture = tmp_path / "clients.png"
+    result = call("data", config, "--json", "--plot", picture)
+    rows = json.loads(result.stdout)["rows"]
+    data = crfl.load_data(crfl.Experiment())
+    assert [row["total"] for row in rows] == list(data.sizes)
+    assert [row["3"] for row in rows] == data.label_counts()["3"].tolist()
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -18,11 +18,12 @@ def largest_below(function: Callable[[FloatArray], FloatArray], levels: FloatArr
     """For each level (m,) an x >= 0 with function(x) < level, as large as refinement finds: never above the true one.
 
     `function` maps (k,) to (k,), rising (not strictly) and constant beyond `limit` if that is finite. 0 where
-    function(0) is not below the level either, inf where function(inf) is.
+    function(0) is not below the level either, inf where function(inf) is or the level is infinite.
     """
     least, most = function(np.array([0.0, np.inf]))
-    result = np.where(most < levels, np.inf, 0.0)
-    open_ = (least < levels) & ~(most < levels)
+    always = (most < levels) | np.isposinf(levels)
+    result = np.where(always, np.inf, 0.0)
+    open_ = (least < levels) & ~always
     if not open_.any():
         return result
     target = levels[open_]

@@ -258,9 +258,9 @@ def _reused(votes: VoteCounts, run: Run, indices: IntArray, test_size: int) -> V
         raise CertificateError(
             f"votes: found noise {votes.noise:g}, allowed: smoothing.noise = {run.experiment.smoothing.noise:g}"
         )
-    if len(votes.counts) == test_size:
-        return replace(votes, counts=votes.counts[indices])
     if len(votes.counts) == len(indices):
         return votes
+    if len(votes.counts) == test_size:
+        return replace(votes, counts=votes.counts[indices])
     allowed = " or ".join(map(str, sorted({len(indices), test_size})))
     raise CertificateError(f"votes: found {len(votes.counts)} test samples, allowed: {allowed}")

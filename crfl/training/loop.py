@@ -23,11 +23,23 @@ def train(
 ) -> TrainingRun:
     """Algorithm 1 with the attack of the settings.
 
-    `benign` trains the benign counterpart: the same seeds, batches, noise and scaling, but the attackers' data stays
-    clean. `checkpoints` are rounds whose model is kept. Raises SettingsError or DataError if data and settings do
-    not fit, TrainingError if the model diverges.
+    `benign` trains the benign counterpart: the same seeds, batches, participants, noise and scaling, but the attackers'
+    data stays clean, and those who would send a malicious update send none. `checkpoints` are rounds whose model is
+    kept. Raises SettingsError or DataError if data and settings do not fit, TrainingError if the model diverges or a
+    round leaves no update that can be used. Warns with HostileUpdateWarning of clients that were dropped.
     """
     return train_stack([exp], data, benign=[benign], checkpoints=checkpoints, device=device, progress=progress)[0]
+
+
+def train_pair(
+    exp: Experiment, data: FederatedData, *, device: str | torch.device = "cpu", progress: bool = False
+) -> tuple[TrainingRun, TrainingRun]:
+    """A run and its benign counterpart in one pass over the data.
+
+    Column `distance` of the run's history is the l2 distance of the two global models, round by round (Figure 9a).
+    """
+    benign, run = train_stack([exp, exp], data, benign=[True, False], device=device, progress=progress)
+    return run, benign
 
 
 def train_stack(
@@ -41,7 +53,7 @@ def train_stack(
 ) -> list[TrainingRun]:
     """Train runs that share seed, data, local settings and rounds in one pass over the data.
 
-    Each equals the run trained alone to float32 rounding. Their histories gain a column `distance`: the l2 distance of
+    `benign` says which of them are benign counterparts (default: none). Each equals the run trained alone to float32 rounding. Their histories gain a column `distance`: the l2 distance of
     the global model to that of the first run.
     """
     from tqdm.auto import tqdm

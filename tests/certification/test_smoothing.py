@@ -1,0 +1,122 @@
+"""Algorithm 2's votes: against one model at a time, whatever the blocks, and with ties and overflow."""
+
+import numpy as np
+import pytest
+import torch
+
+from crfl.certification import exact_bounds, smoothing
+from crfl.certification.smoothing import smooth
+from crfl.errors import CertificateError
+from crfl.training.models import SoftmaxRegression
+
+MODEL = SoftmaxRegression(7, 4)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def problem(samples=30, seed=1):
+    g = generator(seed)
+    return torch.randn(MODEL.num_params, generator=g), torch.randn(samples, 7, generator=g)
+
+
+class Plain:
+    """The same model, but unknown to the library: it goes the general way."""
+
+    num_params = MODEL.num_params
+
+    def logits(self, params, x):
+        return MODEL.logits(params, x)
+
+
+def one_by_one(params, x, noise, samples, seed=0):
+    """Votes of each model alone, from the same draws: P numbers, rounded up to whole lanes, a model."""
+    g, counts = generator(seed), np.zeros((len(x), 4), dtype=np.int64)
+    width = -(-MODEL.num_params // 16) * 16
+    for _ in range(samples):
+        noisy = params + noise * torch.randn(width, generator=g)[: MODEL.num_params]
+        for row, choice in enumerate(MODEL.logits(noisy, x).argmax(dim=1).tolist()):
+            counts[row, choice] += 1
+    return counts
+
+
+@pytest.mark.parametrize("model", [MODEL, Plain()])
+def test_equals_one_model_at_a_time(model):
+    params, x = problem()
+    found = smooth(model, params, x, noise=0.5, samples=137, generator=generator())
+    np.testing.assert_array_equal(found.counts, one_by_one(params, x, 0.5, 137))
+    assert (found.samples, found.noise) == (137, 0.5)
+    assert found.counts.dtype == np.int64
+    assert (found.counts.sum(axis=1) == 137).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "memory"), [(4, 1, 2**26), (9, 7, 2**26), (1000, 512, 600), (1000, 512, 1)]
+)
+def test_blocks_do_not_matter(monkeypatch, rows, columns, memory):
+    params, x = problem()
+    whole = smooth(MODEL, params, x, noise=0.5, samples=50, generator=generator())
+    monkeypatch.setattr(smoothing, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(smoothing, "BLOCK_SAMPLES", columns)
+    monkeypatch.setattr(smoothing, "BLOCK_BYTES", memory)
+    pieces = smooth(MODEL, params, x, noise=0.5, samples=50, generator=generator())
+    np.testing.assert_array_equal(whole.counts, pieces.counts)
+
+
+def test_models_do_not_depend_on_the_test_samples():
+    params, x = problem()
+    whole = smooth(MODEL, params, x, noise=0.5, samples=50, generator=generator())
+    part = smooth(MODEL, params, x[[3, 17]], noise=0.5, samples=50, generator=generator())
+    np.testing.assert_array_equal(whole.counts[[3, 17]], part.counts)
+    other = smooth(MODEL, params, x, noise=0.5, samples=50, generator=generator(1))
+    assert (whole.counts != other.counts).any()
+
+
+def test_arguments_stay_as_they_were():
+    params, x = problem()
+    copies = params.clone(), x.clone()
+    smooth(MODEL, params, x, noise=0.5, samples=5, generator=generator())
+    assert torch.equal(params, copies[0])
+    assert torch.equal(x, copies[1])
+
+
+def test_frequencies_are_the_exact_probabilities():
+    """Noise on every coordinate, the bias included: logits spread by sigma ||(x, 1)||."""
+    params, x = problem(200)
+    votes = smooth(MODEL, params, x, noise=0.8, samples=4000, generator=generator())
+    logits, norms = MODEL.logits(params, x).double().numpy(), np.hypot(1.0, x.norm(dim=1).double().numpy())
+    exact = exact_bounds(logits, 0.8 * norms)
+    share = votes.counts[np.arange(200), exact.prediction] / 4000
+    deviation = np.sqrt(exact.p_a * (1 - exact.p_a) / 4000)
+    assert np.abs((share - exact.p_a) / deviation).max() < 5
+    assert np.abs(share - exact.p_a).mean() < 0.7 / np.sqrt(4000)
+
+
+def test_without_noise_all_models_agree():
+    params, x = problem()
+    votes = smooth(MODEL, params, x, noise=0.0, samples=9, generator=generator())
+    assert (votes.counts.max(axis=1) == 9).all()
+    np.testing.assert_array_equal(votes.counts.argmax(axis=1), MODEL.logits(params, x).argmax(dim=1).numpy())
+
+
+@pytest.mark.parametrize("model", [MODEL, Plain()])
+def test_ties_go_to_the_lowest_class(model):
+    params = torch.zeros(MODEL.num_params)
+    params[-3:] = 1.0  # the biases of classes 1, 2 and 3
+    votes = smooth(model, params, torch.zeros(5, 7), noise=0.0, samples=3, generator=generator())
+    assert votes.counts.tolist() == [[0, 3, 0, 0]] * 5
+
+
+def test_wrong_inputs_are_named():
+    params, x = problem()
+
+    def fails(match, params=params, x=x, noise=0.1, samples=5):
+        with pytest.raises(CertificateError, match=match):
+            smooth(MODEL, params, x, noise=noise, samples=samples, generator=generator())
+
+    fails("params", params=params * torch.nan)
+    fails("x: found", x=x / 0)
+    fails("noise", noise=-0.1)
+    fails("samples", samples=0)
+    fails("logits", params=params * 1e30, x=x * 1e30)
