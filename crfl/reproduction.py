@@ -6,8 +6,6 @@ is panels of curves and the claims that the paper makes of them, tested on those
 
 from __future__ import annotations
 
-import base64
-import html
 import itertools
 import json
 import math
@@ -25,6 +23,7 @@ from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius
 from crfl.config import Experiment
 from crfl.errors import DataError
+from crfl.pages import page
 from crfl.sweeps import Cache, Sweep, dataset, sweep
 
 if TYPE_CHECKING:
@@ -248,8 +247,6 @@ def falls(text: str, measured: Sequence[float], slack: float = 0.0) -> Claim:
 
 def report(figures: Sequence[Figure], folder: Path, about: str) -> tuple[str, str]:
     """Markdown, and one self-contained HTML page with the pictures: claim, expected, measured, verdict."""
-    import markdown
-
     claims = [(f, c) for f in figures for c in f.claims]
     failed = [(f, c) for f, c in claims if not c.holds]
     lines = ["# Reproduction report", "", about, "", f"{len(claims) - len(failed)} of {len(claims)} claims hold.", ""]
@@ -263,19 +260,5 @@ def report(figures: Sequence[Figure], folder: Path, about: str) -> tuple[str, st
                 for c in figure.claims
             ]
     text = "\n".join(lines) + "\n"
-    body = markdown.markdown(html.escape(text, quote=False), extensions=["tables"])
-    for figure in figures:
-        picture = base64.b64encode((folder / "plots" / f"{figure.name}.png").read_bytes()).decode()
-        body = body.replace(f'src="plots/{figure.name}.png"', f'src="data:image/png;base64,{picture}"')
-    return text, _PAGE.format(body=body)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>crfl: reproduction report</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-img {{ max-width: 100% }} table {{ border-collapse: collapse; width: 100% }}
-th, td {{ border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top }}
-</style></head><body>
-{body}
-</body></html>
-"""
+    pictures = {f"plots/{f.name}.png": (folder / "plots" / f"{f.name}.png").read_bytes() for f in figures}
+    return text, page("crfl: reproduction report", text, pictures)

@@ -10,7 +10,21 @@ import pytest
 import crfl
 
 PACKAGE = Path(crfl.__file__).parent
-FLOORS = ["errors", "config", "rng", "data", "training", "certification", "plots", "store", "cli"]
+FLOORS = [
+    "errors",
+    "config",
+    "rng",
+    "data",
+    "training",
+    "certification",
+    "plots",
+    "pages",
+    "store",
+    "sweeps",
+    "reproduction",
+    "report",
+    "cli",
+]
 """From the bottom to the top: a room imports only from its own floor and from those below."""
 NO_TORCH = ["lipschitz", "published", "coupled", "bounds", "exact", "metrics"]
 

@@ -11,7 +11,7 @@ import click
 
 from crfl import __version__
 from crfl.cli.figures import reproduce
-from crfl.cli.runs import certify, plot, run
+from crfl.cli.runs import certify, plot, report, run
 from crfl.cli.tools import data, radius
 from crfl.errors import CrflError
 
@@ -40,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (run, certify, plot, reproduce, radius, data):
+for command in (run, certify, plot, report, reproduce, radius, data):
     main.add_command(command)

@@ -118,6 +118,28 @@ def plot(folder: Path) -> None:
         click.echo(path)
 
 
+@click.command()
+@options.folder
+def report(folder: Path) -> None:
+    """One self-contained HTML page on a finished run.
+
+    \b
+    crfl report runs/demo
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from crfl import store
+    from crfl.data.load import load_data
+    from crfl.report import run_report
+
+    result = store.load_run(folder)
+    data = load_data(result.experiment)
+    store.check_data(folder, data)
+    store.write_atomic(folder / "report.html", run_report(result, data))
+    click.echo(folder / "report.html")
+
+
 def _certify(
     folder: Path,
     result: TrainingRun,
