@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model
+from crfl.training.modules import make_model
 from crfl.training.record import TrainingRecord
 from crfl.training.run import TrainingRun
 from crfl.training.stack import Stack
@@ -102,7 +103,7 @@ def training_key(
     """All that training depends on, as a digest for each part."""
     settings = exp.to_dict()
     parts = {group: settings[group] for group in ("seed", "local", "server", "attack")}
-    parts |= {"benign": benign, "checkpoints": sorted(checkpoints)}
+    parts |= {"benign": benign, "checkpoints": sorted(checkpoints), "version": version("crfl")}
     digests = {k: hashlib.blake2b(json.dumps(v).encode(), digest_size=16).hexdigest() for k, v in parts.items()}
     return digests | {"data": data.digest}
 
@@ -124,10 +125,12 @@ def save_run(folder: str | Path, run: TrainingRun) -> None:
     write_atomic(folder / "params.safetensors", save({"params": run.params}, model))
 
 
-def load_run(folder: str | Path, exp: Experiment | None = None) -> TrainingRun:
+def load_run(
+    folder: str | Path, exp: Experiment | None = None, *, model: Model | nn.Module | None = None
+) -> TrainingRun:
     """The finished run in `folder`, under its own settings or, to certify it anew, under `exp`.
 
-    Raises StoreError if the folder holds no finished run.
+    `model` is what was trained, if not softmax regression. StoreError if the folder holds no finished run of it.
     """
     import pandas as pd
 
@@ -135,9 +138,15 @@ def load_run(folder: str | Path, exp: Experiment | None = None) -> TrainingRun:
     if not (folder / "params.safetensors").exists():
         raise StoreError(f"{folder}: no finished run here (params.safetensors is missing); `crfl run` makes one")
     tensors, metadata = read_tensors(folder / "params.safetensors")
+    trained = make_model(model, int(metadata["num_features"]), int(metadata["num_classes"]))
+    if (trained.name, trained.num_params) != (metadata["model"], tensors["params"].numel()):
+        raise StoreError(
+            f"{folder}: holds a run of {metadata['model']!r} with {tensors['params'].numel()} parameters, found "
+            f"{trained.name!r} with {trained.num_params}; give load_run the model that was trained"
+        )
     return TrainingRun(
         experiment=exp or Experiment.from_yaml(folder / "settings.yaml"),
-        model=SoftmaxRegression(int(metadata["num_features"]), int(metadata["num_classes"])),
+        model=trained,
         params=tensors["params"],
         record=TrainingRecord.from_dict(json.loads((folder / "record.json").read_text(encoding="utf-8"))),
         history=pd.read_csv(folder / "history.csv", dtype=str).astype(float).astype({"round": int}),  # to the last bit

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds import ProbabilityBounds, min_samples
+from crfl.certification.coupled import AVERAGING
 from crfl.training.record import RoundRecord, TrainingRecord
 
 COUNTERPART = (
@@ -36,15 +37,21 @@ def published_broken(
     found = list(_weak_votes(bounds))
     if attack is None:
         return (*found, NOBODY)
-    if record.max_feature_norm > 1:
+    reach = record.max_feature_norm + max((a.magnitude for a in attack.attackers), default=0.0)
+    if reach > 1:
         found.append(
-            f"Training inputs reach norm {record.max_feature_norm:.4g}, Lemma 1 assumes at most 1: this certificate is "
-            "no guarantee here; kind='margin' or 'smoothing' gives one."
+            f"Training inputs may reach norm {reach:.4g}, Lemma 1 assumes at most 1: this certificate is no guarantee "
+            "here; kind='margin' or 'smoothing' gives one."
         )
     if attack.start_norm > clip_norm:
         found.append(
             f"The model sent out in the attack round has norm {attack.start_norm:.4g} (clipped, then perturbed), Lemma "
             f"1 assumes at most {clip_norm:.4g}."
+        )
+    if record.aggregation not in AVERAGING:
+        found.append(
+            f"The weights of server.aggregation {record.aggregation!r} depend on the updates, so they differ in the "
+            "benign counterpart; Theorem 2 takes them as given."
         )
     if any(a.label_flip and any(a.poison_ratios) for a in attack.attackers):
         found.append("The attackers change labels too; Lemma 1 covers changes of the inputs only.")

@@ -24,7 +24,7 @@ from crfl.certification.scenario import PublishedScenario
 from crfl.certification.smoothing import BLOCK_SAMPLES, VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.errors import CertificateError
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model, SoftmaxRegression
 from crfl.training.record import TrainingRecord
 
 __all__ = ["Certificate", "certify"]
@@ -39,7 +39,7 @@ class Run(Protocol):
     @property
     def experiment(self) -> Experiment: ...
     @property
-    def model(self) -> SoftmaxRegression: ...
+    def model(self) -> Model: ...
     @property
     def params(self) -> Tensor: ...
     @property
@@ -84,7 +84,7 @@ def certify(
     - "smoothing": sound for this run: Delta against the smoothed vote; `bounds` "clopper_pearson" by default.
     - "margin": sound for this run: Delta against the model's margin. No noise, no votes, no alpha; never smaller.
 
-    "exact" bounds and the sound kinds are for softmax regression. `votes` reuses votes of the same run.
+    All kinds are for softmax regression; what holds for other models, modules.py says. `votes` reuses votes of the run.
     `attack_round="any"`: the sound kinds then certify against one attack of the recorded strength in any one round.
     `attack_clip_norm` replaces, for "published", the attack round's clip norm in Lemma 1 (some of the paper's figures
     keep it at another round's value). smoothing.noise, samples, alpha and test_samples and the seed come from the
@@ -96,6 +96,12 @@ def certify(
         raise CertificateError(f"kind: found {kind!r}, allowed: {', '.join(KINDS)}")
     if attack_round not in (None, "any"):
         raise CertificateError(f"attack_round: found {attack_round!r}, allowed: 'any', or None for that on record")
+    if not isinstance(run.model, SoftmaxRegression):
+        raise CertificateError(
+            f"the model is {type(run.model).__name__}: Lemma 1, the margin and the coupling argument hold for softmax "
+            "regression only. For other models: votes by `smooth`, bounds on them, `smoothing_budget` for the distance "
+            "in parameter space that changes no vote, and `corollary1_radius` with a Lipschitz constant of your own"
+        )
     indices = _indices(run.experiment, len(test.x))
     x = test.x if len(indices) == len(test.x) else test.x[torch.from_numpy(indices)]
     if x.ndim != 2 or x.shape[1] != run.record.num_features:
@@ -229,13 +235,7 @@ def _bounds(task: _Task, method: str) -> tuple[ProbabilityBounds, VoteCounts | N
 
 def _linear(task: _Task) -> tuple[FloatArray, FloatArray]:
     """Logits (m, C) of the model and norms ||x~|| (m,) of the samples, in float64: rounding is then far below slack."""
-    model = task.run.model
-    if not isinstance(model, SoftmaxRegression):
-        raise CertificateError(
-            f"the model is {type(model).__name__}: margins and exact probabilities are for softmax regression; "
-            "kind 'published' with sampled bounds takes any model"
-        )
-    params = task.run.params.cpu().double()
+    model, params = task.run.model, task.run.params.cpu().double()
     logits, norms = [], []
     for block in task.x.split(BLOCK_SAMPLES):  # small enough for the cache: several times faster than all at once
         wide = block.cpu().double()

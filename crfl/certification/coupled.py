@@ -1,8 +1,8 @@
 """The coupling certificate: how far one run's model can be from its benign counterpart's, and what that cannot change.
 
 distance.py bounds that distance, Delta; here is each prediction's budget: the distance that cannot change it. Certified
-where Delta is below the budget. Proofs stand in docs/theory.md. the published certificate this one is sound for
-the single run at hand, label changes included.
+where Delta is below the budget. Proofs stand in docs/theory.md. Unlike the published certificate this one is
+sound for the single run at hand, label changes included.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ increase it), and clipping shrinks it. Proofs stand in docs/theory.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,6 +28,8 @@ class _Stage:
     round: RoundRecord
     crew: Crew
     """Whose poison counts in this round."""
+    active: bool
+    """Whether the two runs compute different things in it, were it only with different rounding."""
     growth: float
     rounding: float
 
@@ -97,7 +98,13 @@ class CoupledScenario:
             scaling = known.get(round_.round, ())
             crew = _moved_to(round_, next(iter(known.values()), ())) if self.any_round else scaling
             stages.append(
-                _Stage(round_, crew, bounds.growth(round_, scaling), bounds.rounding(round_, scaling or crew))
+                _Stage(
+                    round_,
+                    crew,
+                    bounds.active(crew),
+                    bounds.growth(round_, scaling),
+                    bounds.rounding(round_, scaling or crew),
+                )
             )
         return stages
 
@@ -111,7 +118,7 @@ class CoupledScenario:
                 now = np.maximum(stage.growth * now, poison)
             else:
                 now = stage.growth * now + bounds.poisoning(stage.round, stage.crew, magnitudes, now)
-            before = np.where(now > 0, now + stage.rounding, 0.0)
+            before = np.where((now > 0) | stage.active, now + stage.rounding, 0.0)
             now = _clipped(before, stage.round)
             yield before, now
 
@@ -134,12 +141,16 @@ def _moved_to(round_: RoundRecord, crew: Crew) -> Crew:
 
 
 def _clipped(distance: FloatArray, round_: RoundRecord) -> FloatArray:
-    """Distances after the projection on the ball of radius rho.
+    """The largest distance D (k,) leaves after the projection on the ball of radius rho (Lemma 7 of docs/theory.md).
 
-    If both models have norm r >= rho before it, they come closer by rho / r. One norm is on record, the other's
-    differs by at most their distance.
+    With n the norm on record of one of the two models: D if n <= rho; else the chord of the angle whose sine is D / n,
+    or, where the other model may lie inside the ball, sqrt(rho / n (D^2 - (n - rho)^2)), at most 2 rho.
     """
-    if math.isinf(round_.clip_norm):
+    n, rho = round_.pre_clip_norm, round_.clip_norm
+    if n <= rho:
         return distance
-    reach = np.maximum(round_.clip_norm, round_.pre_clip_norm - distance)
-    return distance * (round_.clip_norm / reach)
+    sine = np.minimum(distance / n, 1.0)
+    chord = rho * sine * np.sqrt(2 / (1 + np.sqrt(1 - sine**2)))
+    reached = np.minimum(distance, n + rho)  # beyond it, nothing grows
+    inside = np.sqrt(rho / n * np.maximum(reached**2 - (n - rho) ** 2, 0.0))
+    return np.minimum(distance, np.where(reached**2 <= n**2 - rho**2, chord, inside))

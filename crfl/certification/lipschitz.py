@@ -14,16 +14,16 @@ from crfl.certification._checks import Result, nonnegative
 def lemma1_lipschitz(rho: npt.ArrayLike) -> Result:
     """L_Z = sqrt(2 + 2 rho + rho^2) (Lemma 1 of the paper), for parameters of norm at most rho.
 
-    Bounds ||g(x', y) - g(x, y)|| / ||x' - x|| where every input has ||x|| <= 1 (it holds up to ||x~|| <= 2, not
-    beyond: raw MNIST images have norms up to 17) and where the label stays. Same shape as `rho`; infinite for an
-    infinite `rho`. Raises CertificateError for a negative or NaN `rho`.
+    Bounds ||g(x', y) - g(x, y)|| / ||x' - x|| where every input has ||x|| <= 1 and where the label stays. It holds up
+    to ||x~|| <= 2, beyond that not for every rho (raw MNIST images have norms up to 17). Same shape as `rho`; infinite
+    for an infinite `rho`. Raises CertificateError for a negative or NaN `rho`.
     """
     rho = nonnegative("rho", rho)
     return np.hypot(1.0, 1.0 + rho)
 
 
 def sharp_lipschitz(spectral_norm: npt.ArrayLike, feature_norm: npt.ArrayLike) -> Result:
-    """L_x(c), c = kappa B: the smallest constant with ||g(x', y) - g(x, y)|| <= L_x ||x' - x||.
+    """L_x(c), c = kappa B, with ||g(x', y) - g(x, y)|| <= L_x ||x' - x||: no smaller constant depends on c alone.
 
     `spectral_norm` (kappa) bounds ||W||_2, `feature_norm` (B) bounds ||x~|| of both samples; they broadcast.
     L_x(c) = sqrt(2) for c <= 1 / sqrt(2), else c / 2 + 1 / sqrt(2) + 1 / (4 c); the maximum over the class

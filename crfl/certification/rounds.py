@@ -45,9 +45,10 @@ class RoundBounds:
     def poisoning(self, round_: RoundRecord, crew: Crew, magnitudes: FloatArray, before: FloatArray) -> FloatArray:
         """What the poison of a round adds for magnitudes (k,), if the runs differ by `before` (k,) at its start.
 
-        Sum over attackers of p gamma eta sum_s q_s/n_s (L_x(kappa_s B') ||delta|| + [label flipped] sqrt(2) B). B' also
-        bounds the poisoned samples; kappa_s, the spectral norm in local step s, exceeds that of the model sent out by
-        at most eta sqrt(2) ||x~|| a step. If the server clips updates to norm S, no attacker adds more than 2 p S.
+        Sum over attackers of p gamma eta sum_s q_s/n_s (L_x(kappa_s B') ||delta|| + [label flipped] sqrt(2) B), but per
+        sample at most sqrt(2) (B + B'), whatever replaces it. B' also bounds the poisoned samples; kappa_s, the
+        spectral norm in local step s, exceeds that of the model sent out by at most eta sqrt(2) ||x~|| a step. If the server
+        clips updates to norm S, no attacker adds more than 2 p S.
         An attacker who sends a malicious update adds p times its norm, which is on record or at most S.
         """
         total = np.zeros(len(magnitudes))
@@ -63,15 +64,18 @@ class RoundBounds:
             steps = np.arange(len(q))
             poison_so_far = np.cumsum(q) - q
             shrink = (1 - rate * self.record.weight_decay) ** (len(q) - 1 - steps)
-            with np.errstate(
-                invalid="ignore", over="ignore"
-            ):  # infinite magnitudes: 0 times infinity counts as infinity
+            with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
                 kappa = start + rate * math.sqrt(2) * (steps * clean + poison_so_far * (poisoned - clean))
                 change = sharp_lipschitz(_infinite(kappa), poisoned) * moved
                 change = np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean
-                sent = scale * _infinite(_infinite(change) @ (rate * q * shrink))
+                change = np.minimum(_infinite(change), math.sqrt(2) * (clean + poisoned))  # any two gradients
+                sent = scale * _infinite(change @ (rate * q * shrink))
             total += share * np.minimum(sent, 2 * self.update_clip)
         return total
+
+    def active(self, crew: Crew) -> bool:
+        """Whether anybody in the crew poisons samples or sends malicious updates, and is heard."""
+        return any(a.weight * a.scale != 0 and (any(a.poison_ratios) or a.update is not None) for a in crew)
 
     def growth(self, round_: RoundRecord, crew: Crew) -> float:
         """Lambda: by how much at most the round, before clipping, multiplies a distance that was there before.

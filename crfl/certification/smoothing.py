@@ -17,6 +17,8 @@ BLOCK_SAMPLES = 512
 """Test samples that a block of models judges at once."""
 BLOCK_ROWS = 1024
 """Models times classes in a block; so a block of logits takes 2 MiB, which the cache holds."""
+BLOCK_MODULES = 16
+"""Models in a block if they are not linear and have activations of unknown size."""
 BLOCK_BYTES = 2**26
 """Memory for the parameters of a block of models."""
 LANES = 16
@@ -51,11 +53,12 @@ def smooth(
 ) -> VoteCounts:
     """Algorithm 2: M = `samples` models N(params, noise^2 I), drawn once, predict every sample of x (m, d).
 
-    Noise is drawn on the CPU from `generator`, on every coordinate of the flat vector `params` (P,), and the work is
-    done on the device of `params`. The draws do not depend on the number of test samples nor on the blocks in which
-    the work is done; memory stays within BLOCK_BYTES for the models and a few MiB for a linear model's logits,
-    whatever M and m are. Of classes that tie, the lowest is voted for. CertificateError if parameters or samples are
-    not finite, or if logits overflow.
+    `model` is softmax regression, or the ModuleModel of any nn.Module, whose samples may have any shape (m, ...).
+    Noise is drawn on the CPU from `generator`, on every coordinate of the flat vector `params` (P,); the work is done
+    on the device of `params`. The draws do not depend on the number of test samples nor on the blocks in which the
+    work is done. Memory, whatever M and m are: BLOCK_BYTES for the models and a few MiB for logits; for modules the
+    activations of BLOCK_MODULES models on BLOCK_SAMPLES samples. Of classes that tie, the lowest is voted for.
+    CertificateError if parameters or samples are not finite, or if logits overflow.
     """
     noise, samples = float(nonnegative("noise", noise)), positive_int("samples", samples)
     for name, tensor in (("params", params), ("x", x)):
@@ -63,9 +66,11 @@ def smooth(
             raise CertificateError(f"{name}: found infinite or NaN entries, allowed: finite numbers")
     x = x.to(params.device, params.dtype)
     classes = model.logits(params, x[:1]).shape[-1]
-    ballot: Ballot = _linear_ballot if isinstance(model, SoftmaxRegression) else _ballot
+    linear = isinstance(model, SoftmaxRegression)
+    ballot: Ballot = _linear_ballot if linear else _ballot
     counts = torch.zeros(classes, len(x), dtype=torch.int64, device=params.device)
-    per_block = max(1, min(BLOCK_ROWS // classes, BLOCK_BYTES // (4 * params.numel())))
+    most = BLOCK_ROWS // classes if linear else BLOCK_MODULES
+    per_block = max(1, min(most, BLOCK_BYTES // (4 * params.numel())))
     for models in _noisy_models(params, noise, samples, per_block, generator):
         for start in range(0, len(x), BLOCK_SAMPLES):
             counts[:, start : start + BLOCK_SAMPLES] += ballot(model, models, x[start : start + BLOCK_SAMPLES])

@@ -53,6 +53,8 @@ def run(
     name = f"{config.stem}-{hashlib.blake2b(exp.to_yaml().encode(), digest_size=4).hexdigest()}"
     folder = out or Path("runs") / name
     data = load_data(exp)
+    for note in data.notes:
+        click.echo(f"note: {note}", err=True)
     try:
         result = store.train(folder, exp, data, checkpoints=checkpoints, device=device, progress=True)
     except KeyboardInterrupt:

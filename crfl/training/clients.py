@@ -13,7 +13,7 @@ from crfl import rng
 from crfl.config import Local
 from crfl.data.federated import FederatedData
 from crfl.training.attack import Attacker
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model
 
 CHUNK_BYTES = 2**23
 """Memory for the batches and models of the clients that are trained together on a CPU: about what its cache holds. An
@@ -51,7 +51,7 @@ def batches(
 
 
 def local_updates(
-    model: SoftmaxRegression,
+    model: Model,
     params: Tensor,
     data: FederatedData,
     local: Local,
@@ -79,7 +79,7 @@ def local_updates(
 
 
 def _train(
-    model: SoftmaxRegression,
+    model: Model,
     params: Tensor,
     data: FederatedData,
     local: Local,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from crfl.config import Experiment
 from crfl.config.sections import Trigger as TriggerSetting
 from crfl.data.federated import FederatedData
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model, SoftmaxRegression
 from crfl.training.triggers import Trigger, make_trigger
 
 MEASURES = ("loss", "accuracy", "attack_success_rate")
@@ -37,10 +37,9 @@ class Evaluation:
                 changes[look] = _sparse_change(self.x, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))
 
-    def measure(self, model: SoftmaxRegression, params: Tensor) -> Tensor:
+    def measure(self, model: Model, params: Tensor) -> Tensor:
         """Mean cross entropy, accuracy and attack success rate of params (S, P): (S, 3) float64."""
-        weights, bias = model.split(params)
-        logits = (weights.flatten(0, 1) @ self.x.mT).view(*bias.shape, -1) + bias.unsqueeze(2)
+        logits = _logits(model, params, self.x)
         labels = self.y.expand(len(params), -1)
         loss = functional.cross_entropy(logits, labels, reduction="none").mean(1, dtype=torch.float64)
         accuracy = (logits.argmax(1) == labels).double().mean(1)
@@ -48,10 +47,27 @@ class Evaluation:
         for run, backdoor in enumerate(self.backdoors):
             if backdoor is not None:
                 target, columns, change = backdoor
-                moved = logits[run] + weights[run][:, columns] @ change.mT
+                moved = _moved_logits(model, params[run], logits[run], self.x, columns, change)
                 others = self.y != target
                 success[run] = ((moved.argmax(0) == target) & others).sum() / others.sum()
         return torch.stack([loss, accuracy, success], dim=1)
+
+
+def _logits(model: Model, params: Tensor, x: Tensor) -> Tensor:
+    """Class-major logits (S, C, m) of models (S, P): for linear ones by one product."""
+    if not isinstance(model, SoftmaxRegression):
+        return model.logits(params, x).mT
+    weights, bias = model.split(params)
+    return (weights.flatten(0, 1) @ x.mT).view(*bias.shape, -1) + bias.unsqueeze(2)
+
+
+def _moved_logits(model: Model, params: Tensor, logits: Tensor, x: Tensor, columns: Tensor, change: Tensor) -> Tensor:
+    """Logits (C, m) of one model (P,) after a change (m, k) of some columns of x, given those before it."""
+    if isinstance(model, SoftmaxRegression):
+        return logits + model.split(params)[0][:, columns] @ change.mT
+    moved = x.clone()
+    moved[:, columns] += change
+    return model.logits(params, moved).mT
 
 
 def _sparse_change(x: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:

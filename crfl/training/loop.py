@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
+from crfl.training.models import Model
 from crfl.training.run import TrainingRun
 from crfl.training.stack import Stack
 
@@ -17,6 +19,7 @@ def train(
     data: FederatedData,
     *,
     benign: bool = False,
+    model: Model | nn.Module | None = None,
     checkpoints: Sequence[int] = (),
     device: str | torch.device = "cpu",
     progress: bool = False,
@@ -24,11 +27,15 @@ def train(
     """Algorithm 1 with the attack of the settings.
 
     `benign` trains the benign counterpart: the same seeds, batches, participants, noise and scaling, but the attackers'
-    data stays clean, and those who would send a malicious update send none. `checkpoints` are rounds whose model is
-    kept. Raises SettingsError or DataError if data and settings do not fit, TrainingError if the model diverges or a
-    round leaves no update that can be used. Warns with HostileUpdateWarning of clients that were dropped.
+    data stays clean, and those who would send a malicious update send none. `model` is a torch.nn.Module that maps
+    samples (m, d) to logits (m, C), instead of softmax regression; training starts at its parameters. `checkpoints` are
+    rounds whose model is kept. Raises SettingsError or DataError if settings, data and model do not fit, TrainingError
+    if the model diverges or a round leaves no update to use. Warns (HostileUpdateWarning) of clients that it drops.
     """
-    return train_stack([exp], data, benign=[benign], checkpoints=checkpoints, device=device, progress=progress)[0]
+    runs = train_stack(
+        [exp], data, benign=[benign], model=model, checkpoints=checkpoints, device=device, progress=progress
+    )
+    return runs[0]
 
 
 def train_pair(
@@ -47,18 +54,19 @@ def train_stack(
     data: FederatedData,
     *,
     benign: Sequence[bool] | None = None,
+    model: Model | nn.Module | None = None,
     checkpoints: Sequence[int] = (),
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> list[TrainingRun]:
     """Train runs that share seed, data, local settings and rounds in one pass over the data.
 
-    `benign` says which of them are benign counterparts (default: none). Each equals the run trained alone to float32 rounding. Their histories gain a column `distance`: the l2 distance of
-    the global model to that of the first run.
+    `benign` says which of them are benign counterparts (default: none). Each equals the run trained alone to float32
+    rounding. Their histories gain a column `distance`: the l2 distance of the global model to that of the first run.
     """
     from tqdm.auto import tqdm
 
-    stack = Stack(tuple(experiments), tuple(benign or [False] * len(experiments)), data, tuple(checkpoints))
+    stack = Stack(tuple(experiments), tuple(benign or [False] * len(experiments)), data, tuple(checkpoints), model)
     state = stack.start()
     rounds = tqdm(
         stack.rounds(state, device), total=stack.num_rounds, desc="training", unit="round", disable=not progress

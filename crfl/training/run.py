@@ -11,7 +11,7 @@ from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.training.attack import Attacker, Plan
 from crfl.training.evaluation import MEASURES
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model
 from crfl.training.record import AttackerRecord, DroppedRecord, RoundRecord, TrainingRecord, poison_ratios
 from crfl.training.server import REASONS
 
@@ -30,7 +30,7 @@ class TrainingRun:
     """A trained global model and how it came about."""
 
     experiment: Experiment
-    model: SoftmaxRegression
+    model: Model
     params: Tensor
     """(P,) float32: the final model, clipped, without noise."""
     record: TrainingRecord
@@ -54,18 +54,18 @@ def history(exp: Experiment, measures: Tensor, with_distance: bool = False) -> p
 def record(
     exp: Experiment,
     data: FederatedData,
-    model: SoftmaxRegression,
+    model: Model,
     benign: bool,
     plan: Plan,
     measures: Tensor,
     facts: Tensor,
 ) -> TrainingRecord:
-    """The record of a run from its settings, its `measures` (T, 7) and what is known of every client, `facts` (T, 3, N)."""
+    """The record of a run from its settings, its `measures` (T, 7) and the FACTS of its clients, (T, 3, N)."""
     rounds = tuple(
         RoundRecord(
             round=t,
             start_norm=float(row[0]),
-            start_spectral_norm=float(row[1]),
+            start_spectral_norm=None if row[1].isnan() else float(row[1]),
             pre_clip_norm=float(row[2]),
             clip_norm=exp.server.clip.norm(t),
             noise_std=_noise_std(exp, t),

@@ -15,7 +15,7 @@ from functools import reduce
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crfl import rng
 from crfl.config import Experiment
@@ -27,7 +27,8 @@ from crfl.training.aggregation import checked, make_aggregator
 from crfl.training.attack import Plan
 from crfl.training.clients import local_updates
 from crfl.training.evaluation import Evaluation
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model
+from crfl.training.modules import make_model
 from crfl.training.run import FACTS, TrainingRun
 from crfl.training.state import TrainingState
 
@@ -43,6 +44,7 @@ class Stack:
         benign: tuple[bool, ...],
         data: FederatedData,
         checkpoints: tuple[int, ...] = (),
+        model: Model | nn.Module | None = None,
     ) -> None:
         self.experiments, self.benign, self.data, self.checkpoints = experiments, benign, data, checkpoints
         first = experiments[0]
@@ -55,7 +57,7 @@ class Stack:
                 raise SettingsError(["server.rounds: runs of one stack must share it"])
         for exp in experiments:
             check_fits(exp, data)
-        self.model = SoftmaxRegression(data.num_features, data.num_classes)
+        self.model = make_model(model, data.num_features, data.num_classes)
         self.plans = [Plan(exp, data) for exp in experiments]
         self.aggregators = [make_aggregator(exp.server.aggregation) for exp in experiments]
 

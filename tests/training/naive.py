@@ -138,7 +138,7 @@ def _client(exp, data, x, i, t, w, own):
     return moved - w
 
 
-# Aggregation: updates (a list of vectors), sample counts and f -> the update and the weights, None where a rule has none.
+# Aggregation: updates (a list of vectors), sample counts and f -> the update and the weights.
 
 
 def _combined(updates, weights):
@@ -184,15 +184,29 @@ def rfa(updates, sizes, f):
 
 
 def median(updates, sizes, f):
-    return torch.tensor(
-        [statistics.median(column) for column in zip(*(u.tolist() for u in updates), strict=True)]
-    ), None
+    middle = (len(updates) - 1) // 2
+    return torch.tensor([statistics.median(column) for column in _columns(updates)]), _shares(updates, middle)
 
 
 def trimmed_mean(updates, sizes, f):
     n = len(updates)
-    columns = zip(*(u.tolist() for u in updates), strict=True)
-    return torch.tensor([statistics.fmean(sorted(column)[f : n - f]) for column in columns]), None
+    found = [statistics.fmean(sorted(column)[f : n - f]) for column in _columns(updates)]
+    return torch.tensor(found), _shares(updates, f)
+
+
+def _columns(updates):
+    return zip(*(u.tolist() for u in updates), strict=True)
+
+
+def _shares(updates, trim):
+    """Average over the coordinates of each client's share of the values kept; equal values share alike."""
+    n = len(updates)
+    total = [0.0] * n
+    for column in _columns(updates):
+        kept = sorted(column)[trim : n - trim]
+        for i, value in enumerate(column):
+            total[i] += kept.count(value) / column.count(value) / len(kept)
+    return [share / len(updates[0]) for share in total]
 
 
 def krum(updates, sizes, f):

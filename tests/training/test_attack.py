@@ -340,8 +340,9 @@ def test_a_pair_is_a_run_and_its_counterpart(data):
     assert distance.iloc[-1] == pytest.approx(float((run.params - benign.params).norm()), rel=1e-6)
 
 
-def test_a_thousand_small_clients_equal_the_naive_loop():
-    """Many clients in several chunks."""
+def test_many_small_clients_equal_the_naive_loop(monkeypatch):
+    """In chunks of a few clients."""
+    monkeypatch.setattr("crfl.training.clients.CHUNK_BYTES", 2**15)
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (2000, 36), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 3, (2000,), generator=generator)

@@ -1,0 +1,123 @@
+"""Any nn.Module: the same as softmax regression where it is one, and as a hand-written loop where it is not."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import crfl
+from crfl import rng
+from crfl.errors import CertificateError, DataError, StoreError
+from crfl.training.models import SoftmaxRegression
+
+BASE = crfl.Experiment().override({"server.rounds": 4, "attack.round": 3, "attack.clients": 2, "attack.magnitude": 2.0})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return crfl.load_data(BASE)
+
+
+def linear():
+    """The linear layer at which softmax regression starts."""
+    start = SoftmaxRegression(64, 10).initial(rng.stream(0, "initial model"))
+    layer = nn.Linear(64, 10)
+    nn.utils.vector_to_parameters(start, layer.parameters())
+    return layer
+
+
+def network():
+    """Convolution, batch normalisation and dropout."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+    return nn.Sequential(first, nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 10))
+
+
+@pytest.mark.parametrize("benign", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"local.weight_decay": 0.1, "local.keep_last_batch": True, "local.batch_size": 33},
+        {"server.aggregation": "rfa", "server.participation": 0.5, "local.epochs": 2},
+    ],
+)
+def test_a_linear_module_is_softmax_regression(data, changes, benign):
+    exp = BASE.override(changes)
+    module, softmax = crfl.train(exp, data, model=linear(), benign=benign), crfl.train(exp, data, benign=benign)
+    torch.testing.assert_close(module.params, softmax.params, rtol=0, atol=2e-6)
+    shared = ["loss", "accuracy", "attack_success_rate", "pre_clip_norm"]
+    assert module.history[shared].to_numpy() == pytest.approx(softmax.history[shared].to_numpy(), abs=1e-5)
+    assert module.record.rounds[0].start_spectral_norm is None
+    assert module.record.model == "module Linear"
+    assert type(module.record).from_dict(module.record.to_dict()) == module.record
+
+
+def test_one_round_of_a_network_equals_autograd(data):
+    """One step of each client is the gradient of the mean loss, here by plain autograd."""
+    exp = BASE.override({"server.rounds": 1, "attack.round": None, "server.clip.start": math.inf})
+    exp = exp.override({"local.batch_size": 140, "data.clients": 10})
+    model = network().eval()
+    run = crfl.train(exp, data, model=model)
+    losses = []
+    for shard in data.shards:
+        rows = shard[torch.from_numpy(rng.shuffles(0, "batches", 1, [0], [len(shard)])[0])]
+        x, y = data.features(rows), data.y[rows]
+        losses.append(nn.functional.cross_entropy(model(x), y))
+    sum(losses).backward()
+    start = nn.utils.parameters_to_vector(model.parameters()).detach()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(run.params, start - 0.05 * gradient / 10, rtol=0, atol=1e-6)
+
+
+def test_a_network_learns_and_is_left_alone(data):
+    model = network().train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    exp = BASE.override({"server.clip.start": 50.0, "server.noise": 0.0, "server.rounds": 12})
+    run, benign = crfl.train_stack([exp, exp], data, benign=[False, True], model=model)
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert run.history["accuracy"].iloc[-1] > 0.75
+    assert benign.history["distance"].iloc[-1] > 0
+
+
+def test_logits_are_those_of_the_module(data):
+    model = network()
+    wrapped = crfl.train(BASE.override({"server.rounds": 1, "attack.round": None}), data, model=model).model
+    params = torch.randn(2, 3, wrapped.num_params, generator=torch.Generator().manual_seed(1))
+    logits = wrapped.logits(params, data.test.x[:7])
+    assert logits.shape == (2, 3, 7, 10)
+    nn.utils.vector_to_parameters(params[1, 2], model.parameters())
+    torch.testing.assert_close(logits[1, 2], model.eval()(data.test.x[:7]))
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Linear(63, 10), nn.Linear(64, 9), nn.Sequential(nn.Linear(64, 10), nn.Flatten(0))]
+)
+def test_a_module_that_does_not_fit_is_named(data, module):
+    with pytest.raises(DataError, match=rf"model: found {type(module).__name__}, .*allowed: logits \(2, 10\)"):
+        crfl.train(BASE, data, model=module)
+
+
+def test_a_network_in_a_run_folder(data, tmp_path):
+    model = network()
+    run = crfl.train(BASE, data, model=model)
+    crfl.save_run(tmp_path, run)
+    loaded = crfl.load_run(tmp_path, model=network())
+    assert torch.equal(loaded.params, run.params)
+    assert loaded.record == run.record
+    assert torch.equal(loaded.model.logits(loaded.params, data.test.x), run.model.logits(run.params, data.test.x))
+    for wrong in (None, nn.Linear(64, 10)):
+        with pytest.raises(StoreError, match="holds a run of 'module Sequential'"):
+            crfl.load_run(tmp_path, model=wrong)
+
+
+def test_votes_but_no_certificate(data):
+    run = crfl.train(BASE, data, model=network())
+    x = data.test.x[:20]
+    votes = crfl.smooth(run.model, run.params, x, noise=1e-6, samples=5, generator=rng.stream(0, "votes"))
+    assert votes.counts.argmax(1).tolist() == run.model.logits(run.params, x).argmax(1).tolist()
+    with pytest.raises(CertificateError, match="softmax regression"):
+        crfl.certify(run, replace(data.test, x=x, y=data.test.y[:20]), kind="margin")
