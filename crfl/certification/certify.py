@@ -84,7 +84,8 @@ def certify(
     - "smoothing": sound for this run: Delta against the smoothed vote; `bounds` "clopper_pearson" by default.
     - "margin": sound for this run: Delta against the model's margin. No noise, no votes, no alpha; never smaller.
 
-    All kinds are for softmax regression; what holds for other models, modules.py says. `votes` reuses votes of the run.
+    All kinds are for softmax regression, whose loss is convex. What holds for other models: votes by `smooth`, bounds on
+    them, and `smoothing_budget`, the distance in parameter space that changes no vote. `votes` reuses votes of the run.
     `attack_round="any"`: the sound kinds then certify against one attack of the recorded strength in any one round.
     `attack_clip_norm` replaces, for "published", the attack round's clip norm in Lemma 1 (some of the paper's figures
     keep it at another round's value). smoothing.noise, samples, alpha and test_samples and the seed come from the

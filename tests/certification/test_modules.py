@@ -8,17 +8,19 @@ import torch
 from torch import nn
 
 from crfl.certification import clopper_pearson, smoothing, smoothing_budget
-from crfl.certification.modules import ModuleModel
 from crfl.certification.smoothing import smooth
 from crfl.training.models import SoftmaxRegression
+from crfl.training.modules import ModuleModel
 
 
 def networks():
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 3))
     mlp[1].running_mean.normal_()
-    convolution = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
-    return {"mlp": (mlp, torch.randn(40, 6)), "convolution": (convolution, torch.randn(40, 1, 3, 3))}
+    convolution = nn.Sequential(
+        nn.Unflatten(1, (1, 3, 3)), nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
+    )
+    return {"mlp": (mlp, torch.randn(40, 6)), "convolution": (convolution, torch.randn(40, 9))}
 
 
 def generator(seed=0):
@@ -28,14 +30,14 @@ def generator(seed=0):
 @pytest.mark.parametrize("name", ["mlp", "convolution"])
 def test_votes_equal_a_loop(name):
     module, x = networks()[name]
-    model = ModuleModel(module)
-    found = smooth(model, model.params, x, noise=0.3, samples=60, generator=generator())
+    model = ModuleModel(module, x.shape[1], 3)
+    found = smooth(model, model.start, x, noise=0.3, samples=60, generator=generator())
     loop, g = np.zeros((40, 3), dtype=np.int64), generator()
     width = -(-model.num_params // 16) * 16
-    noisy = copy.deepcopy(module)
+    noisy = copy.deepcopy(module).eval()
     for _ in range(60):
         draw = 0.3 * torch.randn(width, generator=g)[: model.num_params]
-        nn.utils.vector_to_parameters(model.params + draw, noisy.parameters())
+        nn.utils.vector_to_parameters(model.start + draw, noisy.parameters())
         with torch.no_grad():
             choice = noisy(x).argmax(dim=1)
         loop[np.arange(40), choice.numpy()] += 1
@@ -44,42 +46,42 @@ def test_votes_equal_a_loop(name):
 
 def test_memory_blocks_do_not_matter(monkeypatch):
     module, x = networks()["mlp"]
-    model = ModuleModel(module)
-    whole = smooth(model, model.params, x, noise=0.3, samples=30, generator=generator())
+    model = ModuleModel(module, 6, 3)
+    whole = smooth(model, model.start, x, noise=0.3, samples=30, generator=generator())
     monkeypatch.setattr(smoothing, "BLOCK_MODULES", 4)
     monkeypatch.setattr(smoothing, "BLOCK_SAMPLES", 7)
-    pieces = smooth(model, model.params, x, noise=0.3, samples=30, generator=generator())
+    pieces = smooth(model, model.start, x, noise=0.3, samples=30, generator=generator())
     np.testing.assert_array_equal(whole.counts, pieces.counts)
 
 
 def test_a_linear_module_is_softmax_regression():
     torch.manual_seed(1)
     module, x = nn.Linear(6, 4), torch.randn(25, 6)
-    model, same = ModuleModel(module), SoftmaxRegression(6, 4)
+    model, same = ModuleModel(module, 6, 4), SoftmaxRegression(6, 4)
     assert model.num_params == same.num_params
-    votes = [smooth(m, model.params, x, noise=0.5, samples=80, generator=generator()) for m in (model, same)]
+    votes = [smooth(m, model.start, x, noise=0.5, samples=80, generator=generator()) for m in (model, same)]
     np.testing.assert_array_equal(votes[0].counts, votes[1].counts)
 
 
 def test_the_module_stays_as_it_was():
     module, x = networks()["mlp"]
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    model = ModuleModel(module)
-    smooth(model, model.params, x, noise=0.3, samples=5, generator=generator())
+    model = ModuleModel(module, 6, 3)
+    smooth(model, model.start, x, noise=0.3, samples=5, generator=generator())
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 
 def test_budget_holds_for_a_network():
     """No model closer than the budget votes otherwise: tried in random directions and along the weights."""
     module, x = networks()["mlp"]
-    model = ModuleModel(module)
-    votes = smooth(model, model.params, x, noise=0.3, samples=3000, generator=generator())
-    selection = smooth(model, model.params, x, noise=0.3, samples=200, generator=generator(1))
+    model = ModuleModel(module, 6, 3)
+    votes = smooth(model, model.start, x, noise=0.3, samples=3000, generator=generator())
+    selection = smooth(model, model.start, x, noise=0.3, samples=200, generator=generator(1))
     bounds = clopper_pearson(selection.counts, votes.counts, 0.001)
     budget = smoothing_budget(bounds.p_a, bounds.p_b, noise=0.3)
     assert (budget > 0.04).sum() > 5
     for trial in range(5):
-        step = torch.randn(model.num_params, generator=generator(trial)) if trial else model.params
-        moved = model.params + 0.04 * step / step.norm()
+        step = torch.randn(model.num_params, generator=generator(trial)) if trial else model.start
+        moved = model.start + 0.04 * step / step.norm()
         other = smooth(model, moved, x, noise=0.3, samples=3000, generator=generator(9))
         assert (other.counts.argmax(axis=1) == bounds.prediction)[budget > 0.04].all()
