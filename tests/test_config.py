@@ -48,6 +48,49 @@ def test_yaml_round_trip(path, tmp_path):
         ({"attack": {"clients": 11}}, "attack.clients", "11", "data.clients = 10"),
         ({"attack": {"poisoned_per_batch": 21}}, "attack.poisoned_per_batch", "21", "local.batch_size = 20"),
         ({"attack": {"clients": True}}, "attack.clients", "True", "a number"),
+        ({"attack": {"round": [3, 61]}}, "attack.round", "61", "server.rounds = 60"),
+        ({"attack": {"round": [3, 3]}}, "attack.round", "[3, 3]", "different rounds"),
+        ({"attack": {"round": []}}, "attack.round", "[]", "at least 1 item"),
+        ({"attack": {"round": [1, 2], "every": 3}}, "attack.every", "3", "null unless attack.round is one round"),
+        ({"attack": {"clients": [10]}}, "attack.clients", "10", "numbers 0 to 9"),
+        ({"attack": {"clients": [1, 1]}}, "attack.clients", "[1, 1]", "different clients"),
+        ({"attack": {"clients": [1], "drawn": True}}, "attack.drawn", "true", "false where attack.clients lists"),
+        ({"attack": {"scale": "replac"}}, "attack.scale", "replac", "'replace'"),
+        ({"attack": {"labels": "flip"}}, "attack.labels", "flip", "'target' or 'keep'"),
+        ({"attack": {"trigger": [[1, 1], [1, 1]]}}, "attack.trigger", "a place twice", "different places"),
+        ({"attack": {"each": [{}, {}]}}, "attack.each", "2 entries", "one for each of the 1 attack.clients"),
+        ({"attack": {"each": [{"scal": 1}]}}, "attack.each.0.scal", "did you mean scale", "magnitude"),
+        ({"attack": {"each": [{"scale": -1}]}}, "attack.each.0.scale", "-1", "greater than 0"),
+        ({"attack": {"each": [3]}}, "attack.each.0", "3", "dictionary"),
+        (
+            {"attack": {"each": [{"poisoned_per_batch": 21}]}},
+            "attack.each.0.poisoned_per_batch",
+            "21",
+            "local.batch_size = 20",
+        ),
+        (
+            {"attack": {"clients": 5, "distributed": True}},
+            "attack.distributed",
+            "5 attackers and 4 places",
+            "one place",
+        ),
+        (
+            {"attack": {"distributed": True, "trigger": "x"}},
+            "attack.distributed",
+            "true",
+            "false for a trigger by name",
+        ),
+        ({"local": {"learning_rate": [0.1, 0.2]}}, "local.learning_rate", "2 numbers", "each of the 10 data.clients"),
+        ({"local": {"learning_rate": [0.1, -0.2]}}, "local.learning_rate", "-0.2", "greater than 0"),
+        ({"server": {"participation": 0}}, "server.participation", "0", "greater than 0"),
+        ({"server": {"participation": 1.01}}, "server.participation", "1.01", "less than or equal to 1"),
+        ({"server": {"aggregation": "krum", "tolerated": 4}}, "server.tolerated", "4", "0 to 3 with krum and 10"),
+        (
+            {"server": {"aggregation": "trimmed_mean", "participation": 0.2}},
+            "server.tolerated",
+            "1",
+            "0 to 0 with trimmed_mean and 2 clients",
+        ),
         ({"local": {"batch_size": 2.5}}, "local.batch_size", "2.5", "integer"),
         ({"smoothing": {"alpha": 1}}, "smoothing.alpha", "1", "less than 1"),
         ({"data": {"name": "cifar"}}, "data.name", "cifar", "mnist"),
@@ -72,6 +115,50 @@ def test_all_problems_in_one_go():
 
 def test_no_conflict_is_reported_for_a_value_that_is_wrong_itself():
     assert [p.split(":")[0] for p in problems({"attack": {"clients": -1}})] == ["attack.clients"]
+
+
+def test_wrong_entries_of_a_list_leave_the_other_problems_visible():
+    wrong = {"attack": {"round": 99, "clients": 2, "each": [{"scale": 0, "magnitude": -1}, {"target": -1}]}}
+    keys = ["attack.each.0.scale", "attack.each.0.magnitude", "attack.each.1.target", "attack.round"]
+    assert [p.split(":")[0] for p in problems(wrong)] == keys
+
+
+def test_each_attacker_takes_what_it_leaves_out_from_all():
+    each = [{"scale": "replace"}, {"magnitude": 3, "labels": "keep"}]
+    attack = crfl.Experiment().override({"attack.clients": [4, 1], "attack.each": each}).attack
+    first, second = attack.individuals
+    assert (first.scale, first.magnitude, first.labels) == ("replace", 0.1, "target")
+    assert (second.scale, second.magnitude, second.labels) == (5.0, 3.0, "keep")
+
+
+@pytest.mark.parametrize(
+    ("changes", "rounds"),
+    [
+        ({}, (10,)),
+        ({"round": None}, ()),
+        ({"clients": 0}, ()),
+        ({"round": [7, 2]}, (2, 7)),
+        ({"round": 2, "every": 25}, (2, 27, 52)),
+        ({"round": 60, "every": 1}, (60,)),
+    ],
+)
+def test_attack_rounds(changes, rounds):
+    assert crfl.Experiment.from_dict({"attack": changes}).attack.rounds(60) == rounds
+
+
+def test_new_settings_survive_yaml(tmp_path):
+    changes = {
+        "attack.round": [3, 9],
+        "attack.clients": ["client 3", 4],
+        "attack.scale": "replace",
+        "attack.each": [{"trigger": [[0, 1]], "update": "sign_flip"}, {"scale": 3.0}],
+        "local.learning_rate": [0.1] * 10,
+        "server.participation": 0.5,
+    }
+    exp = crfl.Experiment().override(changes)
+    path = tmp_path / "copy.yaml"
+    path.write_text(exp.to_yaml())
+    assert crfl.Experiment.from_yaml(path) == exp
 
 
 def test_frozen():

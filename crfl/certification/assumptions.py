@@ -92,8 +92,8 @@ def coupled_broken(bounds: ProbabilityBounds | None, noise: float, budget: Float
     found = [] if bounds is None else list(_weak_votes(bounds))
     if len(budget) and not least < budget.max():
         found.append(
-            f"Nothing is certified: label changes alone may drive the models {least:.3g} apart, and the largest budget "
-            f"is {budget.max():.3g}"
+            f"Nothing is certified: even at magnitude 0 the models may be {least:.3g} apart, and the largest budget is "
+            f"{budget.max():.3g}"
             + (". More votes or 'exact' bounds have larger budgets." if bounds and bounds.samples else ".")
         )
     if bounds is not None and noise == 0:
@@ -117,7 +117,12 @@ def probabilities(bounds: ProbabilityBounds) -> Iterator[str]:
     else:
         yield (
             f"Class probabilities are bounded by Clopper-Pearson: for each test sample a certificate issued on wrong "
-            f"bounds has probability at most {bounds.alpha:g} over the noisy models, for that sample alone."
+            f"bounds has probability at most {bounds.alpha:g} over the noisy models, "
+            + (
+                "which adds up to the alpha asked for over all samples."
+                if bounds.simultaneous
+                else "for that sample alone."
+            )
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ class ProbabilityBounds:
     method: str
     """hoeffding, clopper_pearson or exact"""
     alpha: float
-    """Failure probability, in the sense that the method's docstring states; 0 if exact."""
+    """Failure probability for each sample, in the sense that the method's docstring states; 0 if exact."""
     samples: int
     """M: votes behind each bound; 0 if exact."""
     classes: int
@@ -39,6 +39,8 @@ class ProbabilityBounds:
     """log(1 - p_a), right also where p_a rounds to 1."""
     log_p_b: FloatArray
     """log(p_b), right also where p_b underflows to 0."""
+    simultaneous: bool = False
+    """Whether alpha was divided so that the bounds hold for all samples at once."""
 
     @property
     def abstained(self) -> BoolArray:
@@ -87,7 +89,8 @@ def clopper_pearson(
     p_a = _binomial_lower(top, samples, each / 2)
     p_b = np.minimum(1 - p_a, _binomial_upper(runner_up, samples, each / (2 * (classes - 1))))
     estimate_a, estimate_b = top / max(samples, 1), runner_up / max(samples, 1)
-    return _from_votes("clopper_pearson", each, samples, classes, prediction, p_a, p_b, estimate_a, estimate_b)
+    bounds = _from_votes("clopper_pearson", each, samples, classes, prediction, p_a, p_b, estimate_a, estimate_b)
+    return replace(bounds, simultaneous=simultaneous)
 
 
 def min_samples(method: str, alpha: float, classes: int = 2) -> int:

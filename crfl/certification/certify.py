@@ -63,6 +63,7 @@ class _Task:
     test_size: int
     bounds: str | None
     votes: VoteCounts | None
+    simultaneous: bool
     any_round: bool
     attack_clip_norm: float | None
 
@@ -74,6 +75,7 @@ def certify(
     kind: str = "published",
     bounds: str | None = None,
     votes: VoteCounts | None = None,
+    simultaneous: bool = False,
     attack_round: Literal["any"] | None = None,
     attack_clip_norm: float | None = None,
 ) -> Certificate:
@@ -84,8 +86,9 @@ def certify(
     - "smoothing": sound for this run: Delta against the smoothed vote; `bounds` "clopper_pearson" by default.
     - "margin": sound for this run: Delta against the model's margin. No noise, no votes, no alpha; never smaller.
 
-    All kinds are for softmax regression, whose loss is convex. What holds for other models: votes by `smooth`, bounds on
-    them, and `smoothing_budget`, the distance in parameter space that changes no vote. `votes` reuses votes of the run.
+    All kinds are for softmax regression, whose loss is convex. For other models hold votes by `smooth`, bounds on them
+    and `smoothing_budget`, the distance in parameter space that changes no vote. `votes` reuses votes of the run.
+    `simultaneous`: clopper_pearson bounds then hold for all test samples at once, not for each by itself.
     `attack_round="any"`: the sound kinds then certify against one attack of the recorded strength in any one round.
     `attack_clip_norm` replaces, for "published", the attack round's clip norm in Lemma 1 (some of the paper's figures
     keep it at another round's value). smoothing.noise, samples, alpha and test_samples and the seed come from the
@@ -110,7 +113,7 @@ def certify(
     if votes is not None:
         votes = _reused(votes, run, indices, len(test.x))
     any_round = attack_round == "any"
-    return KINDS[kind](_Task(run, x, indices, len(test.x), bounds, votes, any_round, attack_clip_norm))
+    return KINDS[kind](_Task(run, x, indices, len(test.x), bounds, votes, simultaneous, any_round, attack_clip_norm))
 
 
 def _published(task: _Task) -> Certificate:
@@ -162,8 +165,10 @@ def _smoothing(task: _Task) -> Certificate:
 
 def _margin(task: _Task) -> Certificate:
     """Delta before the last clipping, against the margin: clipping scales a linear model, which keeps its argmax."""
-    if task.bounds is not None or task.votes is not None:
-        raise CertificateError("kind 'margin' needs no bounds and no votes: leave `bounds` and `votes` out")
+    if task.bounds is not None or task.votes is not None or task.simultaneous:
+        raise CertificateError(
+            "kind 'margin' needs no bounds and no votes: leave `bounds`, `votes`, `simultaneous` out"
+        )
     check_coupled(task.run.record, any_round=task.any_round)
     logits, norms = _linear(task)
     last = task.run.record.rounds[-1]
@@ -217,6 +222,8 @@ def _bounds(task: _Task, method: str) -> tuple[ProbabilityBounds, VoteCounts | N
     run, settings, seed = task.run, task.run.experiment.smoothing, task.run.experiment.seed
     if method not in ("hoeffding", "clopper_pearson", "exact"):
         raise CertificateError(f"bounds: found {method!r}, allowed: hoeffding, clopper_pearson, exact")
+    if task.simultaneous and method != "clopper_pearson":
+        raise CertificateError(f"simultaneous: is for clopper_pearson bounds, found {method}")
     if method == "exact":
         if task.votes is not None:
             raise CertificateError("votes: exact bounds need none; leave `votes` out")
@@ -231,7 +238,7 @@ def _bounds(task: _Task, method: str) -> tuple[ProbabilityBounds, VoteCounts | N
     if method == "hoeffding":
         return hoeffding(votes.counts, settings.alpha), votes
     selection = draw("selection votes", SELECTION_SAMPLES)
-    return clopper_pearson(selection.counts, votes.counts, settings.alpha), votes
+    return clopper_pearson(selection.counts, votes.counts, settings.alpha, simultaneous=task.simultaneous), votes
 
 
 def _linear(task: _Task) -> tuple[FloatArray, FloatArray]:

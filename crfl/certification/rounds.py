@@ -46,10 +46,10 @@ class RoundBounds:
         """What the poison of a round adds for magnitudes (k,), if the runs differ by `before` (k,) at its start.
 
         Sum over attackers of p gamma eta sum_s q_s/n_s (L_x(kappa_s B') ||delta|| + [label flipped] sqrt(2) B), but per
-        sample at most sqrt(2) (B + B'), whatever replaces it. B' also bounds the poisoned samples; kappa_s, the
-        spectral norm in local step s, exceeds that of the model sent out by at most eta sqrt(2) ||x~|| a step. If the
-        server clips updates to norm S, no attacker adds more than 2 p S. An attacker who sends a malicious update adds
-        p times its norm, which is on record or at most S.
+        sample at most sqrt(2) (B + B'), whatever replaces it. B' bounds poisoned samples too; kappa_s, the spectral
+        norm in local step s, exceeds that of the model sent out by at most eta sqrt(2) ||x~|| a step. If the server
+        clips updates to norm S, no attacker adds more than 2 p S. An attacker who sends a malicious update adds p times
+        its norm, which is on record or at most S.
         """
         total = np.zeros(len(magnitudes))
         if not crew:

@@ -53,7 +53,7 @@ def smooth(
 ) -> VoteCounts:
     """Algorithm 2: M = `samples` models N(params, noise^2 I), drawn once, predict every sample of x (m, d).
 
-    `model` is softmax regression or any other, e.g. the ModuleModel of an nn.Module; what a model must have, Model says.
+    `model` is softmax regression or any other that has what Model says, e.g. the ModuleModel of an nn.Module.
     Noise is drawn on the CPU from `generator`, on every coordinate of the flat vector `params` (P,); the work is done
     on the device of `params`. The draws do not depend on the number of test samples nor on the blocks in which the
     work is done. Memory, whatever M and m are: BLOCK_BYTES for the models and a few MiB for logits; for modules the

@@ -41,12 +41,13 @@ class Attacker:
         if self.label_flip:
             y[:q] = self.target
 
-    def sent(self, learnt: Tensor, model: Tensor, seed: int, round_: int) -> Tensor:
-        """What it sends, of whatever shape: its update (P,) or the malicious one, times gamma."""
+    def sent(self, learnt: Tensor, model: Tensor, seed: int, round_: int) -> object:
+        """What it sends: its update (P,) or the malicious one, times gamma. A malicious one may be anything."""
         if self.update is None:
             return self.scale * learnt
         generator = rng.stream(seed, "malicious update", round_, self.client)
-        return self.scale * MALICIOUS[self.update](learnt.clone(), model.clone(), generator)
+        update: object = MALICIOUS[self.update](learnt.clone(), model.clone(), generator)
+        return self.scale * update if isinstance(update, Tensor) else update
 
 
 class Plan:

@@ -39,13 +39,18 @@ def train(
 
 
 def train_pair(
-    exp: Experiment, data: FederatedData, *, device: str | torch.device = "cpu", progress: bool = False
+    exp: Experiment,
+    data: FederatedData,
+    *,
+    model: Model | nn.Module | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
 ) -> tuple[TrainingRun, TrainingRun]:
     """A run and its benign counterpart in one pass over the data.
 
     Column `distance` of the run's history is the l2 distance of the two global models, round by round (Figure 9a).
     """
-    benign, run = train_stack([exp, exp], data, benign=[True, False], device=device, progress=progress)
+    benign, run = train_stack([exp, exp], data, benign=[True, False], model=model, device=device, progress=progress)
     return run, benign
 
 

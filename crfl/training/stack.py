@@ -48,6 +48,10 @@ class Stack:
     ) -> None:
         self.experiments, self.benign, self.data, self.checkpoints = experiments, benign, data, checkpoints
         first = experiments[0]
+        if len(benign) != len(experiments):
+            raise SettingsError(
+                [f"benign: found {len(benign)} values, allowed: one for each of the {len(experiments)} experiments"]
+            )
         self.seed, self.local, self.num_rounds = first.seed, first.local, first.server.rounds
         for exp in experiments[1:]:
             for key in ("seed", "local", "data"):

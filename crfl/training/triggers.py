@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -73,13 +75,13 @@ TRIGGERS: dict[str, TriggerFactory] = {"full_image": full_image}
 """Triggers found by the name in `attack.trigger`; add your own."""
 
 
-def edge_cases(samples: Tensor) -> TriggerFactory:
+def edge_cases(samples: Tensor | npt.NDArray[Any]) -> TriggerFactory:
     """For TRIGGERS: poisoned samples become the nearest of these `samples` (k, d), in real units."""
+    features = torch.as_tensor(samples).float()
 
     def factory(attack: Attack, data: FederatedData, generator: torch.Generator) -> Trigger:
-        if samples.dim() != 2 or samples.shape[1] != data.num_features or not len(samples):
-            raise DataError(f"edge cases: found shape {tuple(samples.shape)}, allowed: (any, {data.num_features})")
-        features = samples.float()
+        if features.dim() != 2 or features.shape[1] != data.num_features or not len(features):
+            raise DataError(f"edge cases: found shape {tuple(features.shape)}, allowed: (any, {data.num_features})")
         return EdgeCases(features, float(features.norm(dim=1).max()) + data.max_feature_norm)
 
     return factory

@@ -175,6 +175,25 @@ def test_votes_are_reused(run, data):
         crfl.certify(run, data.test, votes=replace(first.votes, counts=first.votes.counts[:10]))
 
 
+def test_simultaneous_bounds(run, data):
+    alone = crfl.certify(run, data.test, bounds="clopper_pearson")
+    together = crfl.certify(run, data.test, bounds="clopper_pearson", simultaneous=True, votes=alone.votes)
+    assert together.bounds.alpha == pytest.approx(0.001 / len(data.test))
+    assert together.critical_radius < alone.critical_radius
+    assert any("over all samples" in text for text in together.assumptions)
+    assert any("that sample alone" in text for text in alone.assumptions)
+    for options in ({}, {"bounds": "exact"}, {"kind": "margin"}):
+        with pytest.raises(CertificateError, match="simultaneous"):
+            crfl.certify(run, data.test, simultaneous=True, **options)
+
+
+@pytest.mark.parametrize("kind", ["published", "smoothing", "margin"])
+def test_no_test_samples(run, data, kind):
+    cert = crfl.certify(run, data.test.take([]), kind=kind)
+    assert cert.critical_radius == 0
+    assert len(cert.to_frame()) == len(cert.max_poisoned(0.1)) == 0
+
+
 def test_selection_votes_are_drawn_apart(run, data):
     cert = crfl.certify(changed(run, smoothing__noise=0.3), data.test, bounds="clopper_pearson")
     assert (cert.prediction != cert.votes.counts.argmax(axis=1)).any()  # hard cases: 100 other models may differ
@@ -273,7 +292,7 @@ def test_too_few_votes_are_named(run, data):
 def test_smoothing_says_why_nothing_is_certified(run, data):
     cert = crfl.certify(run, data.test, kind="smoothing")
     assert cert.abstained.all()
-    assert any("label changes alone" in w for w in cert.warnings)
+    assert any("even at magnitude 0" in w for w in cert.warnings)
     silent = crfl.certify(changed(run, smoothing__noise=0.0), data.test, kind="smoothing", bounds="exact")
     assert any("smoothing.noise is 0" in w for w in silent.warnings)
 

@@ -280,7 +280,7 @@ def test_radius_is_the_edge(seed):
     ("function", "inverse", "limit"),
     [
         (lambda x: x, lambda b: b, math.inf),
-        (lambda x: 3 * x + x * np.minimum(x, 1e9), lambda b: (math.sqrt(9 + 4 * b) - 3) / 2, math.inf),
+        (lambda x: 3 * x + x * np.minimum(x, 1e6), lambda b: (math.sqrt(9 + 4 * b) - 3) / 2, math.inf),
         (lambda x: np.sqrt(x), lambda b: b**2, math.inf),
         (lambda x: np.where(x > 0, x + 0.01, 0.0), lambda b: max(b - 0.01, 0), math.inf),
         (lambda x: np.minimum(x, 5.0), lambda b: b if b <= 5 else math.inf, 5.0),

@@ -193,7 +193,7 @@ def test_edge_cases_replace_samples_by_the_nearest(data, monkeypatch):
         assert torch.equal(found, min(rare, key=lambda r: float((r - x).norm())))
     bound = trigger.magnitude(data, 0)
     assert (changed - data.test.x[:20]).norm(dim=1).max() <= bound <= rare.norm(dim=1).max() + data.max_feature_norm
-    monkeypatch.setitem(TRIGGERS, "rare", edge_cases(rare[:, :9]))
+    monkeypatch.setitem(TRIGGERS, "rare", edge_cases(rare[:, :9].numpy()))
     with pytest.raises(DataError, match=r"edge cases: found shape \(5, 9\), allowed: \(any, 64\)"):
         make_trigger(BASE.override({"attack.trigger": "rare"}).attack, data, 0)
 
@@ -263,6 +263,7 @@ def test_hostile_updates_are_dropped_recorded_and_told(data):
         ("overflowing", lambda u, w, g: u + 3e38, "not finite"),  # once scaled
         ("short", lambda u, w, g: u[:-1], "of the wrong shape"),
         ("two", lambda u, w, g: torch.stack([u, u]), "of the wrong shape"),
+        ("nothing", lambda u, w, g: None, "of the wrong shape"),
     ],
 )
 def test_no_hostile_update_reaches_any_rule(data, monkeypatch, rule, name, send, reason):
@@ -338,6 +339,11 @@ def test_a_pair_is_a_run_and_its_counterpart(data):
     assert distance[1] == 0
     assert distance[2] > 1e-4
     assert distance.iloc[-1] == pytest.approx(float((run.params - benign.params).norm()), rel=1e-6)
+
+
+def test_a_stack_says_of_each_run_whether_it_is_benign(data):
+    with pytest.raises(SettingsError, match="benign: found 1 values, allowed: one for each of the 2 experiments"):
+        crfl.train_stack([BASE, BASE], data, benign=[True])
 
 
 def test_many_small_clients_equal_the_naive_loop(monkeypatch):
