@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/installed  ## train under attack, certify and plot the bundled digits
 	$(BIN)/crfl run configs/digits.yaml --out runs/demo
@@ -14,6 +14,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed  ## speed and memory against hand-written rivals; needs the data under CRFL_DATA_DIR
+	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/installed  ## the documentation site, into docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build

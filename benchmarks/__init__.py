@@ -1,0 +1,1 @@
+"""Speed and memory claims, as ratios against something run side by side: `make bench`."""

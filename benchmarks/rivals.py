@@ -1,0 +1,67 @@
+"""Federated averaging as a user would write it by hand: a loop over clients, autograd, torch.optim.SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from crfl.data.federated import FederatedData
+
+
+class HandWritten:
+    """State of a hand-written run; `round` trains all clients, averages, clips, perturbs and evaluates."""
+
+    def __init__(self, data: FederatedData, batch_size: int, learning_rate: float) -> None:
+        self.data, self.size, self.rate = data, batch_size, learning_rate
+        self.shards = [(data.features(rows), data.y[rows]) for rows in data.shards]
+        self.model = nn.Linear(data.num_features, data.num_classes)
+
+    def batches(self, client: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Shuffled whole batches of one client's tensors in memory."""
+        x, y = self.shards[client]
+        order = torch.randperm(len(y))
+        for rows in order[: len(y) // self.size * self.size].view(-1, self.size):
+            yield x[rows], y[rows]
+
+    def round(self) -> float:
+        """One round; returns the test accuracy."""
+        start = [p.detach().clone() for p in self.model.parameters()]
+        total = [torch.zeros_like(p) for p in start]
+        for client in range(len(self.data.shards)):
+            with torch.no_grad():
+                for p, s in zip(self.model.parameters(), start, strict=True):
+                    p.copy_(s)
+            optimizer = torch.optim.SGD(self.model.parameters(), lr=self.rate)
+            for x, y in self.batches(client):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(self.model(x), y).backward()
+                optimizer.step()
+            for t, p, s in zip(total, self.model.parameters(), start, strict=True):
+                t += (p.detach() - s) / len(self.data.shards)
+        with torch.no_grad():
+            norm = torch.sqrt(sum((s + t).square().sum() for s, t in zip(start, total, strict=True)))
+            for p, s, t in zip(self.model.parameters(), start, total, strict=True):
+                p.copy_((s + t) * min(1.0, 15.0 / float(norm)) + 0.01 * torch.randn_like(p))
+            predicted = self.model(self.data.test.x).argmax(1)
+            return float((predicted == self.data.test.y).float().mean())
+
+
+class WithDataLoader(HandWritten):
+    """The same with torchvision's data set and a DataLoader a client, as tutorials have it."""
+
+    def __init__(self, data: FederatedData, batch_size: int, learning_rate: float, root: str) -> None:
+        from torchvision import datasets, transforms
+
+        super().__init__(data, batch_size, learning_rate)
+        images = datasets.MNIST(root, train=True, transform=transforms.ToTensor())
+        self.loaders = [
+            DataLoader(Subset(images, rows.tolist()), batch_size, shuffle=True, drop_last=True) for rows in data.shards
+        ]
+
+    def batches(self, client: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """What the client's DataLoader yields."""
+        for x, y in self.loaders[client]:
+            yield x.flatten(1), y

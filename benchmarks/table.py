@@ -1,0 +1,44 @@
+"""Side by side in one process, alternating: medians and ratios, printed as one table."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim: what was measured, and what it should be."""
+
+    claim: str
+    measured: float
+    target: float
+    unit: str = ""
+    at_least: bool = False
+    """Whether more is better."""
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.target if self.at_least else self.measured <= self.target
+
+
+def alternate(*jobs: Callable[[], object], repeats: int = 7) -> list[float]:
+    """Median seconds of each job, the jobs taking turns, after one turn that does not count."""
+    times: list[list[float]] = [[] for _ in jobs]
+    for turn in range(repeats + 1):
+        for job, found in zip(jobs, times, strict=True):
+            start = time.perf_counter()
+            job()
+            if turn:
+                found.append(time.perf_counter() - start)
+    return [statistics.median(t) for t in times]
+
+
+def show(rows: list[Row]) -> None:
+    """The rows as a Markdown table."""
+    print("| claim | measured | target | met |\n|---|---|---|---|")
+    for row in rows:
+        sign = ">=" if row.at_least else "<="
+        print(f"| {row.claim} | {row.measured:.3g} {row.unit} | {sign} {row.target:g} {row.unit} | {row.met} |")

@@ -1,0 +1,70 @@
+"""Seconds a round against hand-written loops, stacks, uneven shards, many small clients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import crfl
+from benchmarks.many_clients import images
+from benchmarks.rivals import HandWritten, WithDataLoader
+from benchmarks.table import Row, alternate
+from crfl.training.stack import Stack
+from crfl.training.state import TrainingState
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def rounds(exp: crfl.Experiment, data: crfl.FederatedData, runs: int = 1) -> Iterator[TrainingState]:
+    """Rounds of a stack of runs without end, evaluation included."""
+    exp = exp.override({"server.rounds": 10**6, "attack.round": 2})
+    scales = [exp.override({"attack.scale": 10.0 + i}) for i in range(runs)]
+    stack = Stack(tuple(scales), (False,) * runs, data)
+    return stack.rounds(stack.start())
+
+
+def rows() -> list[Row]:
+    found = []
+    mnist = crfl.Experiment.from_yaml(CONFIGS / "mnist.yaml")
+    data = crfl.load_data(mnist)
+    root = os.environ.get("CRFL_DATA_DIR", "data")
+    one, five = rounds(mnist, data), rounds(mnist, data, runs=5)
+    by_hand = HandWritten(data, mnist.local.batch_size, 1e-3)
+    crfl_s, hand_s, five_s = alternate(lambda: next(one), by_hand.round, lambda: next(five))
+    found.append(Row("MNIST round, 20 clients", crfl_s, 0.047, "s"))
+    found.append(Row("MNIST round: hand-written loop / crfl", hand_s / crfl_s, 6, at_least=True))
+    found.append(Row("five stacked runs / one run", five_s / crfl_s, 3.5))
+    loader = WithDataLoader(data, mnist.local.batch_size, 1e-3, root)
+    crfl_s, loader_s = alternate(lambda: next(one), loader.round, repeats=3)
+    found.append(Row("MNIST round: loop with DataLoader / crfl", loader_s / crfl_s, 60, at_least=True))
+    for name in ("emnist", "loan-sample"):
+        exp = crfl.Experiment.from_yaml(CONFIGS / f"{name}.yaml")
+        data = crfl.load_data(exp)
+        mine, rival = rounds(exp, data), HandWritten(data, exp.local.batch_size, 1e-3)
+        crfl_s, hand_s = alternate(lambda mine=mine: next(mine), rival.round, repeats=5)
+        found.append(Row(f"{name} round: hand-written loop / crfl", hand_s / crfl_s, 3, at_least=True))
+    base = mnist.override({"data.name": "custom"})
+    few = rounds(base.override({"local.batch_size": 100}), images(20, 3000))
+    many = rounds(base.override({"data.clients": 1000, "local.batch_size": 60}), images(1000, 60))
+    tiny = rounds(
+        base.override({"data.clients": 10_000, "local.batch_size": 6, "attack.poisoned_per_batch": 1}),
+        images(10_000, 6),
+    )
+    few_s, many_s, tiny_s = alternate(lambda: next(few), lambda: next(many), lambda: next(tiny), repeats=5)
+    found.append(Row("1,000 clients of 60 / 20 clients of 3,000", many_s / few_s, 1.5))
+    found.append(Row("10,000 clients of 6 / 20 clients of 3,000", tiny_s / few_s, 2))
+    return found
+
+
+def machine() -> list[Row]:
+    """The machine's own limits, for the profile."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    source, sink = torch.empty(2**26), torch.empty(2**26)
+    gemm, copy = alternate(lambda: a @ b, lambda: sink.copy_(source))
+    return [
+        Row("large GEMM", 2 * 2048**3 / gemm / 1e9, 0, "GFLOP/s", at_least=True),
+        Row("copy bandwidth", 2 * source.nbytes / copy / 1e9, 0, "GB/s", at_least=True),
+    ]
