@@ -146,15 +146,16 @@ def sweep(
 
 
 def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
-    """The run as if it had ended after `rounds`, from its checkpoint: the last round only clips."""
+    """The run as if it had ended after `rounds`, from its checkpoint: the last round only clips.
+
+    SettingsError if that is before an attack round.
+    """
+    shorter = run.experiment.override({"server.rounds": rounds})
     kept = list(run.record.rounds[:rounds])
     kept[-1] = replace(kept[-1], noise_std=0.0)
-    exp = run.experiment
-    if exp.attack.round is not None and kept[-1].round < run.record.attack_rounds[-1].round:
-        raise ValueError(f"rounds: found {rounds}, allowed: from the attack round on")
     return replace(
         run,
-        experiment=exp.override({"server.rounds": rounds}),
+        experiment=shorter,
         params=run.checkpoints[rounds],
         record=replace(run.record, rounds=tuple(kept)),
         history=run.history.iloc[:rounds],

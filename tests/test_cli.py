@@ -56,6 +56,17 @@ def test_run_again_changes_nothing(call, config, tmp_path):
     assert (out / "params.safetensors").read_bytes() == params
 
 
+def test_what_does_not_hold_is_noted(call, config, tmp_path):
+    result = call("run", config, *SMALL, "--set", "attack.round=[1, 2]", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "note: published: kind 'published' knows one attack round" in result.output
+    assert not (tmp_path / "out" / "certificates" / "published-clean.csv").exists()
+    assert (tmp_path / "out" / "certificates" / "margin-clean.csv").exists()
+    alone = call("certify", tmp_path / "out")
+    assert alone.exit_code == 1
+    assert "knows one attack round" in alone.output
+
+
 def test_a_run_without_attackers(call, config, tmp_path):
     result = call("run", config, *SMALL, "--set", "attack.round=null", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -119,7 +130,10 @@ def test_certify_needs_no_training(call, finished, monkeypatch):
     run = crfl.load_run(finished)
     data = crfl.load_data(run.experiment)
     certificate = crfl.certify(run, data.test, kind="margin")
-    assert shown["rows"][0]["critical"] == pytest.approx(certificate.critical_radius)
+    assert [row["r=0.1"] for row in shown["rows"][:2]] == [
+        certificate.certified_accuracy(data.test.y, 0.1),
+        certificate.certified_rate(0.1),
+    ]
     assert shown["accuracy"] == pytest.approx(run.history["accuracy"].iloc[-1])
     assert (finished / "certificates" / "margin-clean.csv").exists()
     assert (finished / "plots" / "margin-certified-accuracy.png").exists()

@@ -6,6 +6,7 @@ import torch
 
 import crfl
 from crfl import store, sweeps
+from crfl.errors import SettingsError
 from crfl.sweeps import Cache
 
 EXP = crfl.Experiment().override(
@@ -81,7 +82,7 @@ def test_a_prefix_is_the_shorter_run(cache):
     assert torch.equal(short.params, alone.params)
     assert short.record == alone.record
     assert short.experiment == alone.experiment
-    with pytest.raises(ValueError, match="from the attack round on"):
+    with pytest.raises(SettingsError, match=r"attack\.round"):
         sweeps.prefix(run, 1)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KINDS = ("published", "smoothing", "margin")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
+RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Radii of the table on the screen."""
 
 
 @click.command()
@@ -60,7 +62,7 @@ def run(
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
-    _certify(folder, result, data, "published", None, False, device, as_json)
+    _certify(folder, result, data, [{"kind": "published"}, {"kind": "margin"}], device, as_json)
     if not as_json:
         click.echo(f"everything is in {folder}")
 
@@ -102,7 +104,8 @@ def certify(
     result = replace(result, experiment=result.experiment.override(changes))
     data = load_data(result.experiment)
     store.check_data(folder, data)
-    _certify(folder, result, data, kind, bounds, any_round, device, as_json)
+    chosen = {"kind": kind, "bounds": bounds, "attack_round": "any" if any_round else None}
+    _certify(folder, result, data, [{k: v for k, v in chosen.items() if v}], device, as_json)
 
 
 @click.command()
@@ -143,54 +146,58 @@ def report(folder: Path) -> None:
 
 
 def _certify(
-    folder: Path,
-    result: TrainingRun,
-    data: FederatedData,
-    kind: str,
-    bounds: str | None,
-    any_round: bool,
-    device: str,
-    as_json: bool,
+    folder: Path, result: TrainingRun, data: FederatedData, wanted: list[dict[str, Any]], device: str, as_json: bool
 ) -> None:
-    """Certificates of the clean and the backdoored test set: files, plots and a table."""
+    """Certificates of the clean and the backdoored test set: files, plots and a table.
+
+    Of several kinds, one that does not hold for the run is noted; the only one is an error.
+    """
+    import pandas as pd
+
     from crfl import store
     from crfl.certification.certify import certify
+    from crfl.errors import CertificateError
     from crfl.training.triggers import backdoored
 
-    chosen: dict[str, Any] = {"kind": kind, "bounds": bounds}
-    if any_round:
-        chosen["attack_round"] = "any"
-    name = "-".join([kind, *([bounds] if bounds else []), *(["any-round"] if any_round else [])])
     attacked = result.experiment.attack.active
     splits = {"clean": data.test} | ({"backdoored": backdoored(result.experiment, data)} if attacked else {})
-    certificates = {}
-    for which, split in splits.items():
-        certificates[which] = certify(replace(result, params=result.params.to(device)), split, **chosen)
-        store.save_certificate(folder, f"{name}-{which}", certificates[which], split.y)
+    on_device = replace(result, params=result.params.to(device))
+    tables, notes = [], []
+    for options_ in wanted:
+        name = "-".join("any-round" if v == "any" else v for v in options_.values())
+        try:
+            certificates = {which: certify(on_device, split, **options_) for which, split in splits.items()}
+        except CertificateError as error:
+            if len(wanted) == 1:
+                raise
+            notes.append(f"{name}: {error}")
+            continue
+        for which, certificate in certificates.items():
+            store.save_certificate(folder, f"{name}-{which}", certificate, splits[which].y)
+        tables.append(_table(name, certificates, splits))
+        notes += [f"{name}: {warning}" for warning in certificates["clean"].warnings]
     _draw(folder, result)
     history = result.history
     facts = {"accuracy": float(history["accuracy"].iloc[-1])}
     if attacked:
         facts["attack_success_rate"] = float(history["attack_success_rate"].iloc[-1])
         facts["attack_success_rate_at_most"] = float(history["attack_success_rate"].max())
-    options.show(_table(certificates, splits), as_json, certificates["clean"].warnings, **facts)
+    options.show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(notes), **facts)
 
 
-def _table(certificates: dict[str, Certificate], splits: dict[str, Split]) -> pd.DataFrame:
+def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Split]) -> pd.DataFrame:
     """Certified accuracy and rate of each test set at a few radii."""
-    import numpy as np
     import pandas as pd
 
-    finite = [c.radius[np.isfinite(c.radius)].max(initial=0.0) for c in certificates.values()]
-    radii = np.array([0.0, 0.25, 0.5, 0.75, 0.95, 1.05]) * (max(finite) or 1.0)
     rows: list[dict[str, object]] = []
-    for name, certificate in certificates.items():
+    for which, certificate in certificates.items():
         for curve, values in (
-            ("certified accuracy", certificate.certified_accuracy(splits[name].y, radii)),
-            ("certified rate", certificate.certified_rate(radii)),
+            ("accuracy", certificate.certified_accuracy(splits[which].y, RADII)),
+            ("rate", certificate.certified_rate(RADII)),
         ):
-            shown = {f"r={r:.3g}": float(v) for r, v in zip(radii, values, strict=True)}
-            rows.append({"test set": name, "curve": curve, **shown, "critical": certificate.critical_radius})
+            shown = {f"r={r:g}": float(v) for r, v in zip(RADII, values, strict=True)}
+            about = {"certificate": name, "test set": which, "certified": curve}
+            rows.append({**about, **shown, "critical r": certificate.critical_radius})
     return pd.DataFrame(rows)
 
 
