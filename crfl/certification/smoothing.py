@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from crfl.certification._checks import IntArray, nonnegative, positive_int
 from crfl.errors import CertificateError
-from crfl.training.models import SoftmaxRegression
+from crfl.training.models import Model, SoftmaxRegression
 
 BLOCK_SAMPLES = 512
 """Test samples that a block of models judges at once."""
@@ -23,17 +22,6 @@ BLOCK_BYTES = 2**26
 """Memory for the parameters of a block of models."""
 LANES = 16
 """torch.randn fills 16 numbers at a time; whole multiples give the same numbers however the draws are split."""
-
-
-class Model(Protocol):
-    """A model as a flat parameter vector."""
-
-    @property
-    def num_params(self) -> int:
-        """P"""
-
-    def logits(self, params: Tensor, x: Tensor) -> Tensor:
-        """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ def smooth(
 ) -> VoteCounts:
     """Algorithm 2: M = `samples` models N(params, noise^2 I), drawn once, predict every sample of x (m, d).
 
-    `model` is softmax regression or any other that has what Model says, e.g. the ModuleModel of an nn.Module.
+    `model` is softmax regression or any other, e.g. the ModuleModel of an nn.Module.
     Noise is drawn on the CPU from `generator`, on every coordinate of the flat vector `params` (P,); the work is done
     on the device of `params`. The draws do not depend on the number of test samples nor on the blocks in which the
     work is done. Memory, whatever M and m are: BLOCK_BYTES for the models and a few MiB for logits; for modules the
