@@ -65,7 +65,8 @@ def curves(
     ends = np.array([[x.min(), x.max()] for x, _, _ in lines.values()])
     if log:
         ax.set_yscale("log")
-    return _finish(ax, np.array([ends.min(), ends.max()]), share=not log and _shares(lines))
+    top = None if log else max(float(ys.max()) for _, ys, _ in lines.values())
+    return _finish(ax, np.array([ends.min(), ends.max()]), top)
 
 
 def radius_grid(*radii: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -106,16 +107,11 @@ def _axes(ax: Axes | None, x: str, y: str) -> Axes:
     return ax
 
 
-def _shares(lines: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]]) -> bool:
-    """Whether every y could be a share of test samples: then the axis runs from 0 to 1."""
-    largest = max(float(ys.max()) for _, ys, _ in lines.values())
-    return 0.05 < largest <= 1
-
-
-def _finish(ax: Axes, x: npt.NDArray[np.float64], share: bool = True) -> Axes:
+def _finish(ax: Axes, x: npt.NDArray[np.float64], top: float | None = 1.0) -> Axes:
+    """Limits, grid and legend; `top` is the largest y of an axis from 0, shares being given all the room to 1."""
     ax.set_xlim(float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1)
-    if share:
-        ax.set_ylim(0, 1.02)
+    if top is not None:
+        ax.set_ylim(0, 1.02 if 0.5 < top <= 1 or top == 0 else 1.15 * top)
     ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, fontsize="small")
     return ax

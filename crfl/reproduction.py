@@ -56,7 +56,7 @@ class Panel:
     xlabel: str
     ylabel: str
     curves: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], str]]
-    """For each label x (k,), y (seeds, k) and the style of the line."""
+    """For each label x (k,), y (seeds, k) and the style of the line; "_..." stays out of the legend."""
     log: bool = False
     """Whether y is drawn to a logarithmic scale."""
 
@@ -76,7 +76,7 @@ class Figure:
         import pandas as pd
 
         rows = [
-            pd.DataFrame({"panel": panel.title, "curve": label, "seed": seed, "x": x, "y": y})
+            pd.DataFrame({"panel": panel.title, "curve": label.lstrip("_"), "seed": seed, "x": x, "y": y})
             for panel in self.panels
             for label, (x, ys, _) in panel.curves.items()
             for seed, y in enumerate(ys)
@@ -166,7 +166,8 @@ def sweep_figures(
             )
             for i, (text, height) in enumerate(dashed(published).items())
         }
-        accuracy = Panel(accuracy.title, accuracy.xlabel, accuracy.ylabel, {**accuracy.curves, **lines})
+        title_ = f"{accuracy.title}; dashed: base classifier"
+        accuracy = Panel(title_, accuracy.xlabel, accuracy.ylabel, {**accuracy.curves, **lines})
     panels = (accuracy, sweep_panel(published, "published", label, rate=True)) if rate else (accuracy,)
     settings = {"base": exp.to_dict(), "swept": key, "values": list(values), "seeds": list(lab.seeds)}
     stem = f"{name}-{exp.data.name}"

@@ -34,8 +34,8 @@ def figures(lab: Lab) -> list[Figure]:
             claims,
             rate=name in ("mnist", "digits"),
             dashed=lambda s, plain=plain: {
-                **{f"base, {v:g}": a for v, a in zip(s.values, s.accuracy, strict=True)},
-                "base, no noise": plain,
+                **{f"_base, {v:g}": a for v, a in zip(s.values, s.accuracy, strict=True)},
+                "no noise": plain,
             },
         )
     return found

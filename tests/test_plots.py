@@ -48,3 +48,19 @@ def test_axes_are_reused(run_and_data):
     _, ax = pyplot.subplots()
     assert crfl.plots.certified_rate({"a": crfl.certify(run, data.test)}, ax=ax) is ax
     assert crfl.plots.training(run.history, 2, ax=pyplot.subplots()[1]).get_lines()
+
+
+@pytest.mark.parametrize(("largest", "top"), [(0.9, 1.02), (0.14, 0.161), (0.0, 1.02), (3.0, 3.45)])
+def test_axes_fit_the_data(largest, top):
+    x = np.array([0.0, 1.0])
+    ax = crfl.plots.curves({"a": (x, np.array([[largest, 0.0]]), "-")}, "x", "y")
+    assert ax.get_ylim() == pytest.approx((0, top))
+
+
+def test_bands_span_the_seeds():
+    x, ys = np.array([0.0, 1.0]), np.array([[1.0, 0.2], [0.6, 0.4]])
+    ax = crfl.plots.curves({"a": (x, ys, "-")}, "x", "y")
+    assert ax.get_lines()[0].get_ydata().tolist() == pytest.approx([0.8, 0.3])
+    corners = ax.collections[0].get_paths()[0].vertices
+    assert corners[:, 1].min() == pytest.approx(0.2)
+    assert corners[:, 1].max() == pytest.approx(1.0)
