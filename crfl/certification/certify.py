@@ -66,6 +66,7 @@ class _Task:
     simultaneous: bool
     any_round: bool
     attack_clip_norm: float | None
+    progress: bool
 
 
 def certify(
@@ -78,6 +79,7 @@ def certify(
     simultaneous: bool = False,
     attack_round: Literal["any"] | None = None,
     attack_clip_norm: float | None = None,
+    progress: bool = False,
 ) -> Certificate:
     """Certify the predictions of a run's model on the test inputs x (m, d) against triggers of larger magnitude.
 
@@ -91,8 +93,8 @@ def certify(
     `simultaneous`: clopper_pearson bounds then hold for all test samples at once, not for each by itself.
     `attack_round="any"`: the sound kinds then certify against one attack of the recorded strength in any one round.
     `attack_clip_norm` replaces, for "published", the attack round's clip norm in Lemma 1 (some of the paper's figures
-    keep it at another round's value). smoothing.noise, samples, alpha and test_samples and the seed come from the
-    run's experiment. A run in which nobody attacked has infinite radii and an assumption that says so.
+    keep it at another round's value). `progress` shows a bar while votes take long. smoothing.noise, samples, alpha and
+    test_samples and the seed come from the run's experiment. A run in which nobody attacked has infinite radii and an assumption that says so.
 
     Raises CertificateError where the certificate asked for does not hold for the run; it names every reason.
     """
@@ -113,7 +115,9 @@ def certify(
     if votes is not None:
         votes = _reused(votes, run, indices, len(test.x))
     any_round = attack_round == "any"
-    return KINDS[kind](_Task(run, x, indices, len(test.x), bounds, votes, simultaneous, any_round, attack_clip_norm))
+    return KINDS[kind](
+        _Task(run, x, indices, len(test.x), bounds, votes, simultaneous, any_round, attack_clip_norm, progress)
+    )
 
 
 def _published(task: _Task) -> Certificate:
@@ -232,7 +236,15 @@ def _bounds(task: _Task, method: str) -> tuple[ProbabilityBounds, VoteCounts | N
 
     def draw(purpose: str, samples: int) -> VoteCounts:
         generator = rng.stream(seed, purpose)
-        return smooth(run.model, run.params, task.x, noise=settings.noise, samples=samples, generator=generator)
+        return smooth(
+            run.model,
+            run.params,
+            task.x,
+            noise=settings.noise,
+            samples=samples,
+            generator=generator,
+            progress=task.progress,
+        )
 
     votes = task.votes or draw("votes", settings.samples)
     if method == "hoeffding":

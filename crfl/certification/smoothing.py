@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from crfl.certification._checks import IntArray, nonnegative, positive_int
 from crfl.errors import CertificateError
@@ -37,7 +38,14 @@ class VoteCounts:
 
 
 def smooth(
-    model: Model, params: Tensor, x: Tensor, *, noise: float, samples: int, generator: torch.Generator
+    model: Model,
+    params: Tensor,
+    x: Tensor,
+    *,
+    noise: float,
+    samples: int,
+    generator: torch.Generator,
+    progress: bool = False,
 ) -> VoteCounts:
     """Algorithm 2: M = `samples` models N(params, noise^2 I), drawn once, predict every sample of x (m, d).
 
@@ -59,7 +67,10 @@ def smooth(
     counts = torch.zeros(classes, len(x), dtype=torch.int64, device=params.device)
     most = BLOCK_ROWS // classes if linear else BLOCK_MODULES
     per_block = max(1, min(most, BLOCK_BYTES // (4 * params.numel())))
-    for models in _noisy_models(params, noise, samples, per_block, generator):
+    blocks = _noisy_models(params, noise, samples, per_block, generator)
+    # The bar waits for two seconds: most votes are done by then.
+    bar = tqdm(blocks, "votes", -(-samples // per_block), unit="block", leave=False, delay=2, disable=not progress)
+    for models in bar:
         for start in range(0, len(x), BLOCK_SAMPLES):
             counts[:, start : start + BLOCK_SAMPLES] += ballot(model, models, x[start : start + BLOCK_SAMPLES])
     return VoteCounts(counts.t().contiguous().cpu().numpy(), samples, noise)

@@ -166,7 +166,9 @@ def _certify(
     for options_ in wanted:
         name = "-".join("any-round" if v == "any" else v for v in options_.values())
         try:
-            certificates = {which: certify(on_device, split, **options_) for which, split in splits.items()}
+            certificates = {
+                which: certify(on_device, split, progress=True, **options_) for which, split in splits.items()
+            }
         except CertificateError as error:
             if len(wanted) == 1:
                 raise
