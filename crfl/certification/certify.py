@@ -94,7 +94,8 @@ def certify(
     `attack_round="any"`: the sound kinds then certify against one attack of the recorded strength in any one round.
     `attack_clip_norm` replaces, for "published", the attack round's clip norm in Lemma 1 (some of the paper's figures
     keep it at another round's value). `progress` shows a bar while votes take long. smoothing.noise, samples, alpha and
-    test_samples and the seed come from the run's experiment. A run in which nobody attacked has infinite radii and an assumption that says so.
+    test_samples and the seed come from the run's experiment. A run in which nobody attacked has infinite radii and an
+    assumption that says so.
 
     Raises CertificateError where the certificate asked for does not hold for the run; it names every reason.
     """
