@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
 from crfl.training.run import TrainingRun
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Sweep:
     runs: tuple[tuple[TrainingRun, ...], ...]
     """For each value a run a seed."""
     certificates: tuple[tuple[Certificate, ...], ...]
-    labels: npt.NDArray[np.int64] = field(repr=False)
-    """Labels of the whole test set."""
+    labels: tuple[tuple[npt.NDArray[np.int64], ...], ...] = field(repr=False)
+    """For each value the labels of the whole test set, a seed: some data has another test set for each."""
 
     @property
     def critical(self) -> npt.NDArray[np.float64]:
@@ -108,7 +110,8 @@ class Sweep:
 
     def certified_accuracy(self, radii: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """(values, seeds, radii)"""
-        return np.array([[c.certified_accuracy(self.labels, radii) for c in group] for group in self.certificates])
+        pairs = [zip(*groups, strict=True) for groups in zip(self.certificates, self.labels, strict=True)]
+        return np.array([[c.certified_accuracy(y, radii) for c, y in group] for group in pairs])
 
     def certified_rate(self, radii: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """(values, seeds, radii)"""
@@ -132,17 +135,18 @@ def sweep(
     seeds = tuple(seeds)
     grid = [base.override({key: value, "seed": seed}) for value in values for seed in seeds]
     trained = cache.train(grid)
-    certificates, labels = [], np.empty(0, dtype=np.int64)
+    certificates, labels = [], []
     for run in trained:
         data = dataset(run.experiment)
         split = data.test if test is None else test(run.experiment, data)
-        labels = split.y.numpy()
+        labels.append(split.y.numpy())
         certificates.append(cache.certify(run, split, **options))
-    n = len(seeds)
-    groups = [slice(i, i + n) for i in range(0, len(grid), n)]
-    return Sweep(
-        tuple(values), tuple(tuple(trained[g]) for g in groups), tuple(tuple(certificates[g]) for g in groups), labels
-    )
+
+    def by_value(items: list[T]) -> tuple[tuple[T, ...], ...]:
+        n = len(seeds)
+        return tuple(tuple(items[i : i + n]) for i in range(0, len(items), n))
+
+    return Sweep(tuple(values), by_value(trained), by_value(certificates), by_value(labels))
 
 
 def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
@@ -169,7 +173,7 @@ def dataset(exp: Experiment) -> FederatedData:
     return _load(json.dumps({group: settings[group] for group in ("seed", "data", "local")}))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _load(settings: str) -> FederatedData:
     return load_data(Experiment.from_dict({**json.loads(settings), "attack": {"clients": 0, "poisoned_per_batch": 0}}))
 

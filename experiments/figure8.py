@@ -18,12 +18,13 @@ def figures(lab: Lab) -> list[Figure]:
         runs = lab.cache.train(seeds, checkpoints=rounds)
         stops = tuple(tuple(prefix(run, t) for run in runs) for t in rounds)
 
-        def certified(kind: str, exp=exp, rounds=rounds, stops=stops) -> Sweep:
-            tests = [dataset(run.experiment).test for run in stops[0]]
+        tests = [dataset(run.experiment).test for run in runs]
+
+        def certified(kind: str, rounds=rounds, stops=stops, tests=tests) -> Sweep:
             certificates = tuple(
                 tuple(lab.cache.certify(r, t, kind=kind) for r, t in zip(group, tests, strict=True)) for group in stops
             )
-            return Sweep(tuple(rounds), stops, certificates, dataset(exp).test.y.numpy())
+            return Sweep(tuple(rounds), stops, certificates, (tuple(t.y.numpy() for t in tests),) * len(rounds))
 
         published, margin = certified("published"), certified("margin")
         panels = [sweep_panel(s, k, lambda t: f"$T$ = {t}") for k, s in (("published", published), ("margin", margin))]

@@ -92,3 +92,16 @@ def test_processes_train_side_by_side(tmp_path):
     together = Cache(tmp_path / "b").train(grid)
     for one, two in zip(apart, together, strict=True):
         torch.testing.assert_close(one.params, two.params, rtol=0, atol=1e-5)
+
+
+def test_each_value_has_its_own_test_set(cache):
+    """As with LOAN, whose clients bring their test samples along."""
+
+    def first(exp, data):
+        return data.test.take(range(10 * exp.data.clients))
+
+    found = sweeps.sweep(cache, EXP.override({"smoothing.test_samples": None}), "data.clients", [4, 10], test=first)
+    assert [len(group[0]) for group in found.labels] == [40, 100]
+    data = crfl.load_data(EXP)
+    expected = found.certificates[1][0].certified_accuracy(data.test.y[:100], 0.0)
+    assert found.certified_accuracy(0.0)[1, 0] == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -51,6 +52,13 @@ def _load(name: str, root: Path, download: bool, classes: int) -> tuple[Tensor, 
         raise DataError(f"{name}: {missing[0]} is missing. {_advice(name)}")
     if missing:
         _download(name, raw)
+    stamps = tuple(file.stat().st_mtime_ns for file in _paths(name, raw))
+    return _parts(name, root, classes, stamps)
+
+
+@lru_cache(maxsize=1)
+def _parts(name: str, root: Path, classes: int, stamps: tuple[int, ...]) -> tuple[Tensor, Tensor, Split]:
+    """Both parts, kept for the next partition of the same files (told by their times): sweeps share one copy."""
     x, y = _read(name, root, classes, train=True)
     test_x, test_y = _read(name, root, classes, train=False)
     return x, y, Split(test_x.float().mul_(SCALE), test_y)
