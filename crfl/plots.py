@@ -113,5 +113,5 @@ def _finish(ax: Axes, x: npt.NDArray[np.float64], top: float | None = 1.0) -> Ax
     if top is not None:
         ax.set_ylim(0, 1.02 if 0.5 < top <= 1 or top == 0 else 1.15 * top)
     ax.grid(alpha=0.3)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
     return ax

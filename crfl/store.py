@@ -204,9 +204,12 @@ def save_plot(folder: str | Path, name: str, ax: Axes) -> Path:
     figure = ax.get_figure(root=True)
     assert figure is not None
 
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # lay it out once, not once a format
+        figure.set_layout_engine("none")
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=200, bbox_inches="tight")
+        figure.savefig(buffer, format=suffix, dpi=150)
         write_atomic(Path(folder) / "plots" / f"{name}.{suffix}", buffer.getvalue())
     pyplot.close(figure)
     return Path(folder) / "plots" / f"{name}.png"

@@ -24,6 +24,7 @@ from crfl.certification.smoothing import VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
+from crfl.training.loop import train_pair
 from crfl.training.run import TrainingRun
 
 T = TypeVar("T")
@@ -53,6 +54,17 @@ class Cache:
         for _ in tqdm(jobs, total=len(missing), desc="runs", unit="run", leave=False, disable=not missing):
             pass
         return [store.load_run(self.folder(exp, benign, checkpoints), exp) for exp in experiments]
+
+    def pair(self, exp: Experiment) -> tuple[TrainingRun, TrainingRun]:
+        """A run and its benign counterpart, trained in one pass; `distance` in the run's history is theirs."""
+        folder = self.folder(exp).with_name(self.folder(exp).name + "-pair")
+        places = folder / "run", folder / "benign"
+        if not (places[0] / "params.safetensors").exists():
+            for run, place in reversed(
+                list(zip(train_pair(exp, dataset(exp), device=self.device), places, strict=True))
+            ):
+                store.save_run(place, run)
+        return store.load_run(places[0], exp), store.load_run(places[1], exp)
 
     def folder(self, exp: Experiment, benign: bool = False, checkpoints: Sequence[int] = ()) -> Path:
         """Where the run of these settings lives."""

@@ -105,3 +105,12 @@ def test_each_value_has_its_own_test_set(cache):
     data = crfl.load_data(EXP)
     expected = found.certificates[1][0].certified_accuracy(data.test.y[:100], 0.0)
     assert found.certified_accuracy(0.0)[1, 0] == expected
+
+
+def test_a_pair_is_trained_once(cache, monkeypatch):
+    run, benign = cache.pair(EXP)
+    again, _ = crfl.train_pair(EXP, crfl.load_data(EXP))
+    assert run.history["distance"].tolist() == again.history["distance"].tolist()
+    assert benign.record.benign
+    monkeypatch.setattr(sweeps, "train_pair", None)
+    assert torch.equal(cache.pair(EXP)[0].params, run.params)
