@@ -104,7 +104,7 @@ def _train(
         # Rows are gathered as stored (bytes for images) and widened in a buffer that every step reuses.
         torch.index_select(data.x, 0, rows, out=stored[: k * size])
         x = widened[: k * size] if widened is stored else widened[: k * size].copy_(stored[: k * size])
-        x, y = x.view(k, size, d), data.y[rows].view(k, size)
+        x, y = x.view(k, size, d), data.y.index_select(0, rows).view(k, size)
         if attackers is not None:
             x = x.mul_(data.scale)
             for attacker, batch, labels in zip(attackers, x, y, strict=False):
