@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm.auto import tqdm
 
 from crfl.data.loan_schema import CLIENT, FEATURES, FOOTERS, LABEL, NUMERIC
 from crfl.errors import DataError
@@ -55,10 +56,15 @@ def read_header(path: Path) -> list[str]:
 
 
 class _Source(io.RawIOBase):
-    """The bytes of a file, with "?" for all beyond ASCII, which no column that is read may hold; counts line ends."""
+    """The bytes of a file, with "?" for all beyond ASCII, which no column that is read may hold; counts line ends.
+
+    On a terminal, a progress bar shows once reading has taken two seconds.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
+        size = path.stat().st_size
+        self._bar = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, delay=2, leave=False, disable=None)
         if self._file.read(len(BOM_UTF8)) != BOM_UTF8:
             self._file.seek(0)
         self._feeds = self._returns = 0
@@ -68,11 +74,13 @@ class _Source(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         block = self._file.read(size)
+        self._bar.update(len(block))
         self._feeds += block.count(b"\n")
         self._returns += block.count(b"\r")
         return block.translate(_ASCII)
 
     def close(self) -> None:
+        self._bar.close()
         self._file.close()
         super().close()
 
