@@ -14,14 +14,19 @@ class Row:
 
     claim: str
     measured: float
-    target: float
+    target: float | None = None
+    """None: a number to compare with, not a claim."""
     unit: str = ""
     at_least: bool = False
     """Whether more is better."""
 
     @property
-    def met(self) -> bool:
-        return self.measured >= self.target if self.at_least else self.measured <= self.target
+    def verdict(self) -> str:
+        """Target and whether it is met, as cells of the table."""
+        if self.target is None:
+            return "| |"
+        met = self.measured >= self.target if self.at_least else self.measured <= self.target
+        return f"| {'>=' if self.at_least else '<='} {self.target:g} {self.unit} | {'yes' if met else '**no**'} |"
 
 
 def alternate(*jobs: Callable[[], object], repeats: int = 7) -> list[float]:
@@ -40,5 +45,4 @@ def show(rows: list[Row]) -> None:
     """The rows as a Markdown table."""
     print("| claim | measured | target | met |\n|---|---|---|---|")
     for row in rows:
-        sign = ">=" if row.at_least else "<="
-        print(f"| {row.claim} | {row.measured:.3g} {row.unit} | {sign} {row.target:g} {row.unit} | {row.met} |")
+        print(f"| {row.claim} | {row.measured:.3g} {row.unit} {row.verdict}")

@@ -194,16 +194,17 @@ def _largest(found: Sweep) -> float:
     return 1.05 * float(max(finite)) or 1.0
 
 
-def expected_critical(exp: Experiment, clip_norm: float | None = None, weight: float | None = None) -> float:
+def expected_critical(exp: Experiment, clip_norm: float | None = None) -> float:
     """Corollary 1 for unanimous votes from the settings alone: equal shards, whole batches, R equal attackers.
 
-    `clip_norm` stands in for that of the attack round in Lemma 1, `weight` for p_i = 1/N.
+    `clip_norm` stands in for that of the attack round in Lemma 1.
     """
     data, local, attack = dataset(exp), exp.local, exp.attack
     assert isinstance(attack.round, int)
     assert isinstance(attack.scale, float)
     shares = [
-        (weight or 1 / len(data.shards))
+        1
+        / len(data.shards)
         * attack.scale
         * local.epochs
         * (data.sizes[i] // local.batch_size)

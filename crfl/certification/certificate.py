@@ -87,7 +87,7 @@ class Certificate:
         Everything else is as on record. 0 where not even one poisoned sample is certified.
         """
         magnitude = float(nonnegative("delta", delta))
-        levels = range(1, self.scenario.max_poisoned + 1)
+        levels = range(1, self.scenario.record.batch_size + 1)
         return self._levels(self.scenario.cost(magnitude, poisoned=q) for q in levels)
 
     def max_attackers(self, delta: float) -> IntArray:
@@ -96,7 +96,7 @@ class Certificate:
         R attackers, each as strong as the strongest on record. 0 where not even one is certified.
         """
         magnitude = float(nonnegative("delta", delta))
-        levels = range(1, self.scenario.max_attackers + 1)
+        levels = range(1, len(self.scenario.record.client_sizes) + 1)
         return self._levels(self.scenario.cost(magnitude, attackers=r) for r in levels)
 
     def max_malicious(self, *, silent: bool = False) -> IntArray:

@@ -44,16 +44,6 @@ class CoupledScenario:
     any_round: bool = False
     """The attack may have been in any one round: take the worst."""
 
-    @property
-    def max_poisoned(self) -> int:
-        """n_B"""
-        return self.record.batch_size
-
-    @property
-    def max_attackers(self) -> int:
-        """N"""
-        return len(self.record.client_sizes)
-
     def radius(self, budget: FloatArray) -> FloatArray:
         """Largest magnitude with Delta below each budget (m,), rounded down; inf if no magnitude reaches it."""
         stages = self._stages(None, None)

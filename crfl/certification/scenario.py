@@ -24,12 +24,8 @@ class Scenario(Protocol):
     """
 
     @property
-    def max_poisoned(self) -> int:
-        """n_B: the most samples that can be poisoned in a batch."""
-
-    @property
-    def max_attackers(self) -> int:
-        """N: the number of clients."""
+    def record(self) -> TrainingRecord:
+        """The run that is attacked."""
 
     def radius(self, budget: FloatArray) -> FloatArray:
         """Largest magnitude whose cost each budget (m,) affords, (m,); inf if that of every magnitude."""
@@ -78,16 +74,6 @@ class PublishedScenario:
     """sigma of the attack round"""
     log_contraction: float
     """log of the product over the rounds after it"""
-
-    @property
-    def max_poisoned(self) -> int:
-        """n_B"""
-        return self.record.batch_size
-
-    @property
-    def max_attackers(self) -> int:
-        """N"""
-        return len(self.record.client_sizes)
 
     def radius(self, budget: FloatArray) -> FloatArray:
         """Corollary 1's radius of each eps (m,)."""

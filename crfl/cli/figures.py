@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @click.argument("figures", nargs=-1, metavar="[FIG]...")
 @click.option("--smoke", is_flag=True, help="Every figure in seconds: short runs on the embedded digits.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data sets.")
-@click.option("--seeds", default=1, show_default=True, help="Mean and band over so many seeds.")
-@click.option("--jobs", default=1, show_default=True, help="Runs that train at the same time.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Mean and band over so many seeds.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs that train at the same time.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train and vote: cpu, cuda, ...")
 @click.option("--out", default=Path("runs/reproduction"), show_default=True, type=click.Path(path_type=Path))
 def reproduce(

@@ -38,7 +38,7 @@ def data_root(exp: Experiment) -> Path:
 
 
 def check_fits(exp: Experiment, data: FederatedData) -> None:
-    """DataError unless every client fills a batch, the attackers exist and the target is a class."""
+    """DataError unless every client fills a batch. (Who attacks is checked where the attack is planned.)"""
     smallest = 1 if exp.local.keep_last_batch else exp.local.batch_size
     short = [(name, size) for name, size in zip(data.client_names, data.sizes, strict=True) if size < smallest]
     if short:
@@ -46,14 +46,6 @@ def check_fits(exp: Experiment, data: FederatedData) -> None:
         raise DataError(
             f"{name} has {size} training samples{others}, allowed: at least one batch of {smallest}; "
             "lower local.batch_size or choose other data.clients"
-        )
-    if exp.attack.active and exp.attack.count > len(data.shards):
-        raise DataError(
-            f"attack.clients: found {exp.attack.clients}, allowed: 0 to {len(data.shards)} clients in the data"
-        )
-    if exp.attack.active and exp.attack.target >= data.num_classes:
-        raise DataError(
-            f"attack.target: found {exp.attack.target}, allowed: 0 to {data.num_classes - 1} in {data.name}"
         )
 
 

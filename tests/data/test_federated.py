@@ -106,8 +106,3 @@ def test_data_must_fit_the_settings():
     with pytest.raises(DataError, match=r"client 0 has 8 .*so have 1 other"):
         check_fits(exp.override({"local.batch_size": 9}), make())
     check_fits(exp.override({"local.batch_size": 9, "local.keep_last_batch": True}), make())
-    with pytest.raises(DataError, match=r"attack.clients: found 3, allowed: 0 to 2"):
-        check_fits(exp.override({"attack.clients": 3}), make())
-    with pytest.raises(DataError, match=r"attack.target: found 4, allowed: 0 to 3"):
-        check_fits(exp.override({"attack.target": 4}), make())
-    check_fits(exp.override({"attack.target": 4, "attack.round": None}), make())

@@ -358,3 +358,17 @@ def test_many_small_clients_equal_the_naive_loop(monkeypatch):
     exp = exp.override({"attack.trigger": [[5, 5], [0, 0]], "server.participation": 0.8})
     params, _ = naive_rounds(exp, many)
     torch.testing.assert_close(crfl.train(exp, many).params, params, rtol=0, atol=4e-6)
+
+
+def test_the_attack_must_fit_the_data_itself():
+    """Settings may speak of more clients or classes than a user's own data has."""
+    x, y = torch.rand(12, 3), torch.arange(12) % 4
+    data = crfl.FederatedData.from_arrays(x, y, x, y, shards=[range(8), range(8, 12)])
+    exp = crfl.Experiment().override(
+        {"local.batch_size": 4, "server.rounds": 2, "attack.round": 1, "attack.trigger": "full_image"}
+    )
+    with pytest.raises(DataError, match=r"attack.clients: found 3, allowed: 0 to 2"):
+        crfl.train(exp.override({"attack.clients": 3}), data)
+    with pytest.raises(DataError, match=r"attack.target: found 4, allowed: 0 to 3"):
+        crfl.train(exp.override({"attack.target": 4}), data)
+    crfl.train(exp.override({"attack.target": 4, "attack.round": None}), data)
