@@ -1,4 +1,8 @@
-"""Federated averaging as a user would write it by hand: a loop over clients, autograd, torch.optim.SGD."""
+"""Federated averaging as a user would write it by hand: a loop over clients, autograd, torch.optim.SGD.
+
+It does what crfl does in a round without attackers: it trains, averages, clips, perturbs, and measures loss, accuracy
+and attack success on the test set.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from crfl.config import Experiment
 from crfl.data.federated import FederatedData
+from crfl.training.triggers import backdoored
 
 
 class HandWritten:
     """State of a hand-written run; `round` trains all clients, averages, clips, perturbs and evaluates."""
 
-    def __init__(self, data: FederatedData, batch_size: int, learning_rate: float) -> None:
-        self.data, self.size, self.rate = data, batch_size, learning_rate
+    def __init__(self, exp: Experiment, data: FederatedData) -> None:
+        self.data, self.size, self.rate = data, exp.local.batch_size, exp.local.learning_rates(1)[0]
+        self.backdoored, self.target = backdoored(exp, data).x, exp.attack.target
         self.shards = [(data.features(rows), data.y[rows]) for rows in data.shards]
         self.model = nn.Linear(data.num_features, data.num_classes)
 
@@ -26,8 +33,8 @@ class HandWritten:
         for rows in order[: len(y) // self.size * self.size].view(-1, self.size):
             yield x[rows], y[rows]
 
-    def round(self) -> float:
-        """One round; returns the test accuracy."""
+    def round(self) -> tuple[float, float, float]:
+        """One round; returns loss, accuracy and attack success on the test set."""
         start = [p.detach().clone() for p in self.model.parameters()]
         total = [torch.zeros_like(p) for p in start]
         for client in range(len(self.data.shards)):
@@ -45,20 +52,23 @@ class HandWritten:
             norm = torch.sqrt(sum((s + t).square().sum() for s, t in zip(start, total, strict=True)))
             for p, s, t in zip(self.model.parameters(), start, total, strict=True):
                 p.copy_((s + t) * min(1.0, 15.0 / float(norm)) + 0.01 * torch.randn_like(p))
-            predicted = self.model(self.data.test.x).argmax(1)
-            return float((predicted == self.data.test.y).float().mean())
+            logits, y = self.model(self.data.test.x), self.data.test.y
+            loss = float(nn.functional.cross_entropy(logits, y))
+            accuracy = float((logits.argmax(1) == y).float().mean())
+            fooled = self.model(self.backdoored).argmax(1) == self.target
+            return loss, accuracy, float(fooled[y != self.target].float().mean())
 
 
 class WithDataLoader(HandWritten):
     """The same with torchvision's data set and a DataLoader a client, as tutorials have it."""
 
-    def __init__(self, data: FederatedData, batch_size: int, learning_rate: float, root: str) -> None:
+    def __init__(self, exp: Experiment, data: FederatedData, root: str) -> None:
         from torchvision import datasets, transforms
 
-        super().__init__(data, batch_size, learning_rate)
+        super().__init__(exp, data)
         images = datasets.MNIST(root, train=True, transform=transforms.ToTensor())
         self.loaders = [
-            DataLoader(Subset(images, rows.tolist()), batch_size, shuffle=True, drop_last=True) for rows in data.shards
+            DataLoader(Subset(images, rows.tolist()), self.size, shuffle=True, drop_last=True) for rows in data.shards
         ]
 
     def batches(self, client: int) -> Iterable[tuple[Tensor, Tensor]]:

@@ -28,27 +28,24 @@ def stream(seed: int, purpose: str, *ids: int) -> torch.Generator:
 
 
 def shuffles(
-    seed: int, purpose: str, round_: int, clients: npt.ArrayLike, sizes: npt.ArrayLike, epoch: int = 0
-) -> list[npt.NDArray[np.int64]]:
-    """One random order of range(size) for each client, at most 2^32 samples each.
+    seed: int, purpose: str, round_: int, clients: npt.ArrayLike, size: int, epoch: int = 0
+) -> npt.NDArray[np.int64]:
+    """One random order of range(size) for each client, (clients, size), at most 2^32 samples each.
 
     Each client has a SplitMix64 stream of its own (Steele, Lea, Flood 2014), all of them evaluated at once: ten
     thousand small clients cost as little as twenty large ones. A client's order depends on its number alone, not on
     who else is asked for. The order is that of 32 random bits a sample, ties broken by position.
     """
-    clients, sizes = np.asarray(clients, dtype=np.uint64), np.asarray(sizes, dtype=np.int64)
     base = np.uint64(seed_for(seed, purpose, round_, epoch))
-    keys = _mix(base + _mix(clients + _GOLDEN))
-    orders: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(sizes)
-    for size in np.unique(sizes):
-        members = np.flatnonzero(sizes == size)
-        position = np.arange(size, dtype=np.uint64)
-        draws = _mix(keys[members, None] + (position + np.uint64(1)) * _GOLDEN)
-        low = np.uint64(0xFFFFFFFF)
-        draws = np.sort((draws & ~low) | position, axis=1)  # sorting plain numbers is faster than argsort
-        for member, order in zip(members, (draws & low).astype(np.int64), strict=True):
-            orders[member] = order
-    return orders
+    keys = _mix(base + _mix(np.asarray(clients, dtype=np.uint64) + _GOLDEN))
+    position = np.arange(size, dtype=np.uint64)
+    draws = _mix(keys[:, None] + (position + np.uint64(1)) * _GOLDEN)
+    low = np.uint64(0xFFFFFFFF)
+    draws &= ~low
+    draws |= position
+    draws.sort(axis=1)  # sorting plain numbers is faster than argsort
+    draws &= low
+    return draws.view(np.int64)
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -37,7 +38,7 @@ from crfl.errors import StoreError
 from crfl.training.models import Model
 from crfl.training.modules import make_model
 from crfl.training.record import TrainingRecord
-from crfl.training.run import TrainingRun
+from crfl.training.run import Columns, TrainingRun
 from crfl.training.stack import Stack
 from crfl.training.state import TrainingState
 
@@ -119,7 +120,8 @@ def save_run(folder: str | Path, run: TrainingRun) -> None:
     write_atomic(folder / "settings.yaml", run.experiment.to_yaml())
     write_atomic(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_atomic(folder / "record.json", json.dumps(run.record.to_dict(), allow_nan=False) + "\n")
-    write_atomic(folder / "history.csv", run.history.to_csv(index=False, na_rep="nan"))
+    lines = [run.columns, *zip(*(column.tolist() for column in run.columns.values()), strict=True)]
+    write_atomic(folder / "history.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
     for round_, params in run.checkpoints.items():
         write_atomic(folder / "checkpoints" / f"round-{round_:05d}.safetensors", save({"params": params}, model))
     write_atomic(folder / "params.safetensors", save({"params": run.params}, model))
@@ -132,8 +134,6 @@ def load_run(
 
     `model` is what was trained, if not softmax regression. StoreError if the folder holds no finished run of it.
     """
-    import pandas as pd
-
     folder = Path(folder)
     if not (folder / "params.safetensors").exists():
         raise StoreError(f"{folder}: no finished run here (params.safetensors is missing); `crfl run` makes one")
@@ -149,7 +149,7 @@ def load_run(
         model=trained,
         params=tensors["params"],
         record=TrainingRecord.from_dict(json.loads((folder / "record.json").read_text(encoding="utf-8"))),
-        history=pd.read_csv(folder / "history.csv", dtype=str).astype(float).astype({"round": int}),  # to the last bit
+        columns=_read_columns(folder / "history.csv"),
         checkpoints={
             int(path.stem.removeprefix("round-")): read_tensors(path)[0]["params"]
             for path in sorted((folder / "checkpoints").glob("round-*.safetensors"))
@@ -266,6 +266,13 @@ def _write_state(path: Path, state: TrainingState) -> None:
 
 def _read_state(path: Path) -> TrainingState | None:
     return TrainingState.from_tensors(read_tensors(path)[0]) if path.exists() else None
+
+
+def _read_columns(path: Path) -> Columns:
+    """The columns of a CSV file of numbers, to the last bit."""
+    names = path.read_text(encoding="utf-8").split("\n", maxsplit=1)[0].split(",")
+    columns = dict(zip(names, np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2).T, strict=True))
+    return columns | {"round": columns["round"].astype(np.int64)}
 
 
 def _or_none(value: float) -> float | None:

@@ -174,7 +174,7 @@ def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
         experiment=shorter,
         params=run.checkpoints[rounds],
         record=replace(run.record, rounds=tuple(kept)),
-        history=run.history.iloc[:rounds],
+        columns={name: column[:rounds] for name, column in run.columns.items()},
         checkpoints={},
     )
 

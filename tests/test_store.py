@@ -1,7 +1,10 @@
 """Run folders: whole files, killed runs that end in the same bits, other runs' folders left alone."""
 
+import dataclasses
 import json
+import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -41,6 +44,19 @@ def test_a_run_survives_its_folder(data, tmp_path):
     assert not (tmp_path / "resume.safetensors").exists()
     assert not list(tmp_path.rglob("*.partial"))
     assert json.loads((tmp_path / "versions.json").read_text())["crfl"] == crfl.__version__
+
+
+def test_the_history_is_a_frame_made_on_demand(data, tmp_path):
+    """pandas writes and reads the same file, and copies of a run have the same history."""
+    nobody = EXP.override({"attack.clients": 0, "attack.poisoned_per_batch": 0, "server.clip.start": math.inf})
+    for number, run in enumerate([*crfl.train_pair(EXP, data), crfl.train(nobody, data)]):
+        store.save_run(tmp_path / str(number), run)
+        assert "history" not in vars(run)
+        file = tmp_path / str(number) / "history.csv"
+        assert file.read_text() == run.history.to_csv(index=False, na_rep="nan")
+        read = pd.read_csv(file, dtype=str).astype(float).astype({"round": int})
+        for copy in (crfl.load_run(tmp_path / str(number)), pickle.loads(pickle.dumps(run)), dataclasses.replace(run)):
+            pd.testing.assert_frame_equal(copy.history, read, check_exact=True)
 
 
 def test_a_finished_run_is_not_trained_again(data, tmp_path, monkeypatch):

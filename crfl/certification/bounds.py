@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, error_level, vote_counts
 from crfl.errors import CertificateError
@@ -132,12 +132,15 @@ def _from_votes(
 
 
 def _binomial_lower(successes: IntArray, trials: int, alpha: float) -> FloatArray:
-    """Exact one-sided lower confidence bound of a binomial's probability."""
-    bound: FloatArray = stats.beta.ppf(alpha, np.maximum(successes, 1), trials - successes + 1)
+    """Exact one-sided lower confidence bound of a binomial's probability: a quantile of a beta distribution.
+
+    scipy.stats has the same under another name, but takes half a second to import.
+    """
+    bound: FloatArray = special.betaincinv(np.maximum(successes, 1), trials - successes + 1, alpha)
     return np.where(successes > 0, bound, 0.0)
 
 
 def _binomial_upper(successes: IntArray, trials: int, alpha: float) -> FloatArray:
     """Exact one-sided upper confidence bound of a binomial's probability."""
-    bound: FloatArray = stats.beta.isf(alpha, successes + 1, np.maximum(trials - successes, 1))
+    bound: FloatArray = special.betainccinv(successes + 1, np.maximum(trials - successes, 1), alpha)
     return np.where(successes < trials, bound, 1.0)

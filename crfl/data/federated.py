@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,38 @@ class Split:
         """The samples at the given rows."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return Split(self.x[index], self.y[index])
+
+    def blocks(self, size: int) -> Iterator[Split]:
+        """The samples in order, `size` at a time."""
+        return map(Split, self.x.split(size), self.y.split(size))
+
+    def to(self, device: str | torch.device) -> Split:
+        """The same samples with their tensors on `device`."""
+        return self if self.y.device == torch.device(device) else Split(self.x.to(device), self.y.to(device))
+
+
+class RowSplit(Split):
+    """The given rows of a matrix as a split: `x` is copied when it is first asked for, `blocks` copy as they go."""
+
+    matrix: Tensor
+    rows: Tensor
+
+    def __init__(self, matrix: Tensor, rows: Tensor, y: Tensor) -> None:
+        """`matrix` (n, d); `rows` (m,) int64; `y` (m,) int64, the labels of these rows."""
+        vars(self).update(matrix=matrix, rows=rows, y=y)  # frozen
+
+    @cached_property
+    def x(self) -> Tensor:
+        """(m, d)"""
+        return self.matrix[self.rows]
+
+    def blocks(self, size: int) -> Iterator[Split]:
+        """The samples in order, `size` at a time."""
+        return (Split(self.matrix[rows], y) for rows, y in zip(self.rows.split(size), self.y.split(size), strict=True))
+
+    def __reduce__(self) -> tuple[type[Split], tuple[Tensor, Tensor]]:
+        """Copies and pickles hold the samples, not the matrix."""
+        return Split, (self.x, self.y)
 
 
 @dataclass(frozen=True)
@@ -170,16 +202,22 @@ class FederatedData:
 
     def to(self, device: str | torch.device) -> FederatedData:
         """The same data with its tensors on `device`; the shards' row numbers stay on the CPU."""
-        test = Split(self.test.x.to(device), self.test.y.to(device))
-        return replace(self, x=self.x.to(device), y=self.y.to(device), test=test)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), test=self.test.to(device))
 
     @cached_property
     def digest(self) -> str:
         """Name of the content: equal for equal samples, shards and test split."""
         found = hashlib.blake2b(repr((self.scale, self.domain, self.num_classes)).encode(), digest_size=16)
-        for tensor in (self.x, self.y, *self.shards, self.test.x, self.test.y):
-            found.update(repr(tuple(tensor.shape)).encode())
-            found.update(tensor.cpu().contiguous().numpy().data)
+
+        def add(shape: tuple[int, ...], parts: Iterable[Tensor]) -> None:
+            found.update(repr(shape).encode())
+            for part in parts:
+                found.update(part.cpu().contiguous().numpy().data)
+
+        for tensor in (self.x, self.y, *self.shards):
+            add(tuple(tensor.shape), [tensor])
+        add((len(self.test), self.num_features), (block.x for block in self.test.blocks(8192)))
+        add((len(self.test),), [self.test.y])
         return found.hexdigest()
 
     @cached_property
@@ -187,7 +225,7 @@ class FederatedData:
         """Largest ||x|| among the clients' training samples, in float64."""
         largest = 0.0
         for rows in self.shards:
-            for block in rows.split(8192):
+            for block in rows.split(1024):
                 largest = max(largest, float(self.x[block].double().square().sum(1).max()))
         return self.scale * math.sqrt(largest)
 

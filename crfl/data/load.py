@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crfl.config import Experiment
 from crfl.data import digits, images, partition
-from crfl.data.federated import FederatedData, Split
+from crfl.data.federated import FederatedData, RowSplit
 from crfl.errors import DataError
 from crfl.rng import stream
 
@@ -96,7 +96,7 @@ def _loan(exp: Experiment, download: bool) -> FederatedData:
         x,
         y,
         shards,
-        Split(x[test], y[test]),
+        RowSplit(x, test, y[test]),
         len(loan.LABELS),
         client_names=tuple(states) if by_state else (),
         class_names=loan.LABELS,

@@ -36,12 +36,12 @@ DEFAULTS = Server()
 
 def mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
     """Federated averaging with the paper's uniform weights p_i = 1/n."""
-    return _weighted(updates, torch.ones(len(updates), dtype=torch.float64, device=updates.device))
+    return _weighted(updates, _alike(sizes))
 
 
 def weighted_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
     """Federated averaging with weights by sample count, p_i = n_i / sum n_j (McMahan et al. 2017)."""
-    return _weighted(updates, sizes.double())
+    return _weighted(updates, _by_samples(sizes))
 
 
 def norm_bounded_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
@@ -132,6 +132,19 @@ def checked(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
         f"server.aggregation: {name!r} returned {found}, allowed: an Aggregate of an update ({updates.shape[1]},) and "
         f"finite weights ({len(updates)},)"
     )
+
+
+def _alike(sizes: Tensor) -> Tensor:
+    return torch.ones_like(sizes, dtype=torch.float64)
+
+
+def _by_samples(sizes: Tensor) -> Tensor:
+    return sizes.double()
+
+
+SHARES: dict[Aggregator, Callable[[Tensor], Tensor]] = {mean: _alike, weighted_mean: _by_samples}
+"""Rules that are weighted sums with shares that follow from the sample counts (n,) alone: the server need not keep all
+updates for them. The shares need not sum to 1."""
 
 
 def _weighted(updates: Tensor, shares: Tensor) -> Aggregate:

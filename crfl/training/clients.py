@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from crfl import rng
 from crfl.config import Local
@@ -15,100 +17,167 @@ from crfl.data.federated import FederatedData
 from crfl.training.attack import Attacker
 from crfl.training.models import Model
 
-CHUNK_BYTES = 2**23
+IntArray = npt.NDArray[np.int64]
+
+CHUNK_BYTES = 12 * 2**20
 """Memory for the batches and models of the clients that are trained together on a CPU: about what its cache holds. An
 accelerator, which needs more work at a time, gets 32 times as much."""
+SHARED_SAMPLES = 128
+"""Samples of the small clients that take their only step as one."""
 
 
-def local_steps(sizes: Sequence[int], local: Local) -> npt.NDArray[np.int64]:
-    """tau_i: local steps a round of clients with n_i samples each, (N,)."""
-    n = np.asarray(sizes, dtype=np.int64)
-    batches = -(-n // local.batch_size) if local.keep_last_batch else n // local.batch_size
-    return batches * local.epochs
+class LocalTraining:
+    """The clients' local SGD, round after round: what stays the same of it, and the memory it works in."""
 
+    def __init__(self, model: Model, data: FederatedData, local: Local, seed: int) -> None:
+        """`data` lies on the device that shall train."""
+        self.model, self.data, self.local, self.seed = model, data, local, seed
+        self.sizes = np.asarray(data.sizes, dtype=np.int64)
+        whole = -(-self.sizes // local.batch_size) if local.keep_last_batch else self.sizes // local.batch_size
+        self.steps = whole * local.epochs
+        """tau_i: local steps a round of each client, (N,)."""
+        self.width = min(local.batch_size, int(self.sizes.max()))
+        """Samples of the largest batch."""
+        self.together = max(1, SHARED_SAMPLES // self.width)
+        """Clients that can take a single step as one."""
+        self.owned = torch.cat(data.shards).int().numpy()
+        """Training rows of all clients, one client after the other, (rows,) int32."""
+        self.rates = torch.tensor(local.learning_rates(len(self.sizes))).view(-1, 1, 1)
+        self._spare: dict[str, Tensor] = {}
 
-def batches(
-    data: FederatedData, clients: npt.NDArray[np.int64], local: Local, seed: int, round_: int
-) -> Iterator[npt.NDArray[np.int64]]:
-    """For each local step the training rows (k, batch_size) of the first k clients, -1 for padding.
+    def updates(
+        self, params: Tensor, clients: IntArray, round_: int, attackers: Sequence[Attacker] | None = None
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """What local SGD of each of these clients adds to `params` (S, P) in one round, some k clients at a time.
 
-    `clients` come in falling order of their numbers of steps; those that have finished drop out at the end. Each
-    client's order is drawn from (seed, round, client, epoch), so it does not depend on who else is listed.
-    """
-    plans: list[list[npt.NDArray[np.int64]]] = [[] for _ in clients]
-    sizes = [data.sizes[c] for c in clients]
-    for epoch in range(local.epochs):
-        for plan, client, order in zip(
-            plans, clients, rng.shuffles(seed, "batches", round_, clients, sizes, epoch), strict=True
+        Yields positions in `clients` (k,) and updates (k, S, P), in memory that the next ones overwrite. With
+        `attackers`, one for each of the clients, on the same batches poisoned. Not scaled by gamma.
+        """
+        batches, first = self._batches(clients, round_)
+        order = np.argsort(-self.steps[clients], kind="stable")
+        for members in _chunks(order, self._at_once(self.width, params)):
+            steps = self.steps[clients[members]]
+            step = np.arange(steps[0])[:, None]
+            running = step < steps  # clients that have finished drop out at the end
+            rows = torch.from_numpy(batches[(first[members] + step)[running]])
+            rates = self.rates[np.broadcast_to(clients[members], running.shape)[running]]
+            counts = running.sum(axis=1).tolist()
+            poisoners = None if attackers is None else [attackers[i] for i in members]
+            yield members, self._train(params, counts, rows, rates, rates * _shares(rows), poisoners)
+
+    def tiny(self, clients: IntArray, params: Tensor) -> IntArray:
+        """Those of the clients that take one step, if they are more than `updates` can train at once: for `sums`."""
+        single = clients[self.steps[clients] == 1]
+        return single if len(single) > self._at_once(self.width, params) else single[:0]
+
+    def sums(
+        self, params: Tensor, clients: IntArray, weights: Tensor, round_: int
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Sums of the updates of clients that take one step each, times `weights` (clients,), some k clients at a time.
+
+        Yields positions in `clients` (k,) and sums (S, P). The gradients are all taken at `params` (S, P), so several
+        clients can step as one, whose samples carry the weights: ten thousand tiny clients cost what a few large do.
+        """
+        rows = torch.from_numpy(self._batches(clients, round_)[0])
+        rates = self.rates[clients] * weights.to(self.rates).view(-1, 1, 1)
+        by_sample = (rates * _shares(rows)).expand(-1, 1, self.width)
+        missing = -len(clients) % self.together  # clients without samples fill the last group
+        groups = (len(clients) + missing) // self.together
+        rows = functional.pad(rows, (0, 0, 0, missing), value=-1).view(groups, self.together * self.width)
+        by_sample = functional.pad(by_sample, (0, 0, 0, 0, 0, missing)).reshape(groups, 1, self.together * self.width)
+        rates = functional.pad(rates, (0, 0, 0, 0, 0, missing)).view(groups, self.together, 1).sum(1, keepdim=True)
+        for some in _chunks(np.arange(groups), self._at_once(rows.shape[1], params)):
+            updates = self._train(params, [len(some)], rows[some], rates[some], by_sample[some])
+            members = np.arange(some[0] * self.together, (some[-1] + 1) * self.together)
+            yield members[members < len(clients)], updates.sum(0)
+
+    def _batches(self, clients: IntArray, round_: int) -> tuple[npt.NDArray[np.int32], IntArray]:
+        """Training rows of all batches of a round, (batches, width), and the number of each client's first batch.
+
+        -1 pads batches that are not full. Each client's order is drawn from (seed, round, client, epoch), so it does
+        not depend on who else is listed.
+        """
+        steps, sizes = self.steps[clients], self.sizes[clients]
+        first, begin = np.cumsum(steps) - steps, (np.cumsum(self.sizes) - self.sizes)[clients]
+        batches = np.empty((int(steps.sum()), self.width), dtype=np.int32)
+        for size in np.unique(sizes):
+            members = np.flatnonzero(sizes == size)
+            count = steps[members[0]] // self.local.epochs
+            for epoch in range(self.local.epochs):
+                order = rng.shuffles(self.seed, "batches", round_, clients[members], size, epoch)
+                rows = self.owned[begin[members, None] + order][:, : count * self.width]
+                missing = count * self.width - rows.shape[1]
+                if missing:
+                    rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
+                places = first[members, None] + np.arange(epoch * count, (epoch + 1) * count)
+                batches[places] = rows.reshape(len(members), count, self.width)
+        return batches, first
+
+    def _at_once(self, samples: int, params: Tensor) -> int:
+        """How many clients to train together if each has so many samples in a batch."""
+        memory = CHUNK_BYTES if params.device.type == "cpu" else 32 * CHUNK_BYTES
+        count = memory // (4 * (samples * self.data.num_features + 2 * params.numel()))
+        return max(1, count - count % 8 if count > 8 else count)  # 2, 4 or 8 threads share them evenly
+
+    def _train(
+        self,
+        params: Tensor,
+        counts: Sequence[int],
+        rows: Tensor,
+        rates: Tensor,
+        by_sample: Tensor,
+        attackers: Sequence[Attacker] | None = None,
+    ) -> Tensor:
+        """The updates (k, S, P) of k = counts[0] clients that step together.
+
+        Step by step the batches of the first `counts` of them: training rows (batches, n), -1 for none; learning rates
+        (batches, 1, 1); and those of each sample, (batches, 1, n) or (batches, 1, 1), which sum to the former.
+        """
+        data, device = self.data, params.device
+        rows, rates, by_sample = (_upload(values, device) for values in (rows.clamp(min=0), rates, by_sample))
+        labels = data.y.index_select(0, rows.flatten()).view(rows.shape)
+        decays = rates * self.local.weight_decay
+        trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0)
+        for batch, y, decay, rate in zip(
+            *(values.split(counts) for values in (rows, labels, decays, by_sample)), strict=True
         ):
-            rows = data.shards[client].numpy()[order]
-            spare = len(rows) % local.batch_size
-            if spare and local.keep_last_batch:
-                rows = np.pad(rows, (0, local.batch_size - spare), constant_values=-1)
-            plan.extend(rows[: len(rows) - len(rows) % local.batch_size].reshape(-1, local.batch_size))
-    for step in range(len(plans[0])):
-        yield np.stack([plan[step] for plan in plans if step < len(plan)])
+            x = self._features(batch)
+            if attackers is not None:
+                x = x.mul_(data.scale)
+                for attacker, samples, targets in zip(attackers, x, y, strict=False):
+                    attacker.poison(samples, targets)
+            trainer.step(x, y, rate, decay if self.local.weight_decay else None)
+        updates = self._memory("updates", params.dtype, counts[0], *params.shape)
+        trainer.updates(updates)
+        return updates
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """Stored features (k, n, d) of the training rows (k, n) as float32, in memory of their own."""
+        x = self.data.x
+        stored = self._memory("stored", x.dtype, rows.numel(), x.shape[1])
+        torch.index_select(x, 0, rows.flatten(), out=stored)
+        if x.dtype != torch.float32:  # images are gathered as bytes, a quarter of the way to memory, then widened
+            stored = self._memory("widened", torch.float32, *stored.shape).copy_(stored)
+        return stored.view(*rows.shape, -1)
+
+    def _memory(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """A tensor in memory that every step uses again: to touch fresh memory costs more than to write to it."""
+        size = math.prod(shape)
+        if name not in self._spare or len(self._spare[name]) < size:
+            self._spare[name] = torch.empty(size, dtype=dtype, device=self.data.x.device)
+        return self._spare[name][:size].view(shape)
 
 
-def local_updates(
-    model: Model,
-    params: Tensor,
-    data: FederatedData,
-    local: Local,
-    *,
-    clients: npt.NDArray[np.int64],
-    seed: int,
-    round_: int,
-    attackers: Sequence[Attacker] | None = None,
-) -> Tensor:
-    """What the local SGD of each of these clients adds to `params` (S, P) in one round, (clients, S, P).
-
-    With `attackers`, one for each of the clients, on the same batches poisoned. Not scaled by gamma. `data` lies on the
-    device of `params`.
-    """
-    steps = local_steps([data.sizes[c] for c in clients], local)
-    order = np.argsort(-steps, kind="stable")
-    per_client = 4 * (local.batch_size * data.num_features + 2 * params.numel())
-    memory = CHUNK_BYTES if params.device.type == "cpu" else 32 * CHUNK_BYTES
-    chunks = -(-len(clients) // max(1, memory // per_client))
-    updates = params.new_empty(len(clients), *params.shape)
-    for members, out in zip(np.array_split(order, chunks), updates.tensor_split(chunks), strict=True):
-        poisoners = None if attackers is None else [attackers[i] for i in members]
-        _train(model, params, data, local, seed, round_, clients[members], poisoners, out)
-    return updates if (np.diff(order) > 0).all() else updates[torch.from_numpy(np.argsort(order))]
+def _chunks(members: IntArray, size: int) -> list[IntArray]:
+    return [members[start : start + size] for start in range(0, len(members), size)]
 
 
-def _train(
-    model: Model,
-    params: Tensor,
-    data: FederatedData,
-    local: Local,
-    seed: int,
-    round_: int,
-    clients: npt.NDArray[np.int64],
-    attackers: Sequence[Attacker] | None,
-    out: Tensor,
-) -> None:
-    """The updates (clients, S, P) of clients in falling order of their numbers of steps, written to `out`."""
-    device, size, d = params.device, local.batch_size, data.num_features
-    trainer = model.local_sgd(params, len(clients), data.scale if attackers is None else 1.0)
-    stored = torch.empty(len(clients) * size, d, dtype=data.x.dtype, device=device)
-    widened = stored if data.x.dtype == torch.float32 else torch.empty(len(clients) * size, d, device=device)
-    rates = np.asarray(local.learning_rates(len(data.shards)))[clients]
-    rate = torch.from_numpy(rates).to(params).view(-1, 1, 1)
-    decay = rate * local.weight_decay if local.weight_decay else None
-    for plan_rows in batches(data, clients, local, seed, round_):
-        k = len(plan_rows)
-        real = torch.from_numpy(plan_rows >= 0).to(device) if local.keep_last_batch else None
-        rows = torch.from_numpy(plan_rows).to(device).clamp_(min=0).flatten()
-        # Rows are gathered as stored (bytes for images) and widened in a buffer that every step reuses.
-        torch.index_select(data.x, 0, rows, out=stored[: k * size])
-        x = widened[: k * size] if widened is stored else widened[: k * size].copy_(stored[: k * size])
-        x, y = x.view(k, size, d), data.y.index_select(0, rows).view(k, size)
-        if attackers is not None:
-            x = x.mul_(data.scale)
-            for attacker, batch, labels in zip(attackers, x, y, strict=False):
-                attacker.poison(batch, labels)
-        share = 1 / size if real is None else (real / real.sum(1, keepdim=True)).unsqueeze(1)
-        trainer.step(x, y, rate[:k] * share, None if decay is None else decay[:k])
-    trainer.updates(out)
+def _shares(rows: Tensor) -> Tensor | float:
+    """Share of each sample in its batch, given rows (batches, n): (batches, 1, n), or 1/n if there is no padding."""
+    real = rows >= 0
+    return 1 / rows.shape[1] if real.all() else (real / real.sum(1, keepdim=True)).unsqueeze(1)
+
+
+def _upload(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device; an accelerator goes on with its work meanwhile."""
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)

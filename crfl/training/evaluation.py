@@ -10,11 +10,16 @@ from torch.nn import functional
 
 from crfl.config import Experiment
 from crfl.config.sections import Trigger as TriggerSetting
-from crfl.data.federated import FederatedData
+from crfl.data.federated import FederatedData, Split
 from crfl.training.models import Model, SoftmaxRegression
 from crfl.training.triggers import Trigger, make_trigger
 
 MEASURES = ("loss", "accuracy", "attack_success_rate")
+
+BLOCK = 2**14
+"""Samples that are judged at a time: logits of all would be large."""
+PRODUCT = 500
+"""Samples of one product: many small products side by side are faster than one large one with few rows."""
 
 
 class Evaluation:
@@ -25,7 +30,7 @@ class Evaluation:
 
     def __init__(self, data: FederatedData, experiments: Sequence[Experiment]) -> None:
         """One experiment for each of the S runs that `measure` will see."""
-        self.x, self.y = data.test.x, data.test.y
+        self.test = data.test
         changes: dict[tuple[TriggerSetting, float], tuple[Tensor, Tensor]] = {}
         self.backdoors: list[tuple[int, Tensor, Tensor] | None] = []
         for exp in experiments:
@@ -34,32 +39,42 @@ class Evaluation:
                 continue
             look = exp.attack.trigger, exp.attack.magnitude
             if look not in changes:
-                changes[look] = _sparse_change(self.x, make_trigger(exp.attack, data, exp.seed))
+                changes[look] = _sparse_change(self.test, data.num_features, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))
 
     def measure(self, model: Model, params: Tensor) -> Tensor:
         """Mean cross entropy, accuracy and attack success rate of params (S, P): (S, 3) float64."""
-        logits = _logits(model, params, self.x)
-        labels = self.y.expand(len(params), -1)
-        loss = functional.cross_entropy(logits, labels, reduction="none").mean(1, dtype=torch.float64)
+        sums = torch.zeros(len(params), 4, dtype=torch.float64, device=params.device)
+        for number, block in enumerate(self.test.blocks(BLOCK)):
+            sums += self._sums(model, params, block, slice(number * BLOCK, (number + 1) * BLOCK))
+        return torch.cat([sums[:, :2] / len(self.test), sums[:, 2:3] / sums[:, 3:]], dim=1)
+
+    def _sums(self, model: Model, params: Tensor, block: Split, rows: slice) -> Tensor:
+        """Sums over a block, (S, 4) float64: cross entropy, those right, hit by the backdoor, and that it could hit."""
+        logits = _logits(model, params, block.x)
+        labels = block.y.expand(len(params), -1)
+        loss = functional.cross_entropy(logits, labels, reduction="none").sum(1, dtype=torch.float64)
         # Over a leading dimension, max is fifty times faster than argmax.
-        accuracy = (logits.max(1).indices == labels).double().mean(1)
-        success = torch.full_like(accuracy, torch.nan)
+        right = (logits.max(1).indices == labels).sum(1)
+        hits = loss.new_full((len(params), 2), torch.nan)
         for run, backdoor in enumerate(self.backdoors):
             if backdoor is not None:
                 target, columns, change = backdoor
-                moved = _moved_logits(model, params[run], logits[run], self.x, columns, change)
-                others = self.y != target
-                success[run] = ((moved.max(0).indices == target) & others).sum() / others.sum()
-        return torch.stack([loss, accuracy, success], dim=1)
+                moved = _moved_logits(model, params[run], logits[run], block.x, columns, change[rows])
+                others = block.y != target
+                hits[run] = torch.stack([((moved.max(0).indices == target) & others).sum(), others.sum()])
+        return torch.cat([loss[:, None], right[:, None], hits], dim=1)
 
 
 def _logits(model: Model, params: Tensor, x: Tensor) -> Tensor:
-    """Class-major logits (S, C, m) of models (S, P): for linear ones by one product."""
+    """Class-major logits (S, C, m) of models (S, P)."""
     if not isinstance(model, SoftmaxRegression):
         return model.logits(params, x).mT
     weights, bias = model.split(params)
-    return (x @ weights.flatten(0, 1).mT).mT.reshape(*bias.shape, -1) + bias.unsqueeze(2)
+    rows, whole = weights.flatten(0, 1), len(x) // PRODUCT * PRODUCT
+    blocks = rows @ x[:whole].view(-1, PRODUCT, x.shape[1]).mT
+    logits = torch.cat([blocks.transpose(0, 1).flatten(1), rows @ x[whole:].mT], dim=1)
+    return logits.view(*bias.shape, -1).add_(bias.unsqueeze(2))
 
 
 def _moved_logits(model: Model, params: Tensor, logits: Tensor, x: Tensor, columns: Tensor, change: Tensor) -> Tensor:
@@ -71,8 +86,14 @@ def _moved_logits(model: Model, params: Tensor, logits: Tensor, x: Tensor, colum
     return model.logits(params, moved).mT
 
 
-def _sparse_change(x: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
+def _sparse_change(test: Split, num_features: int, trigger: Trigger) -> tuple[Tensor, Tensor]:
     """The columns (k,) that the trigger touches and its change of them (m, k): few for a pixel pattern."""
-    change = trigger(x).sub_(x)
-    columns = change.any(dim=0).nonzero().flatten()
-    return columns, change[:, columns]
+    touched = torch.zeros(num_features, dtype=torch.bool, device=test.y.device)
+    for block in test.blocks(PRODUCT):  # small ones, as a trigger may make several copies
+        touched |= (trigger(block.x) != block.x).any(dim=0)
+    columns = touched.nonzero().flatten()
+    # Allocated at once: pieces kept between blocks that are freed would keep the blocks' memory, too.
+    change = torch.empty(len(test), len(columns), device=test.y.device)
+    for block, out in zip(test.blocks(PRODUCT), change.split(PRODUCT), strict=True):
+        torch.sub(trigger(block.x)[:, columns], block.x[:, columns], out=out)
+    return columns, change

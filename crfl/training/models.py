@@ -119,37 +119,36 @@ class SoftmaxSGD:
 
     The S runs see the same batches, so their class rows are stacked: one product serves all of them. Everything is
     class-major, (client, run and class, sample): both products of a step are then contiguous batched GEMMs, several
-    times faster than the transposed forms. Features come in stored units, true = scale * stored; the factor lives in
-    the weights, V = scale * W, so that bytes need no multiplication of their own: V changes by scale^2 times the
-    gradient in stored units.
+    times faster than the transposed forms. Features come in stored units, true = scale * stored; the products bring
+    the factor in for nothing.
     """
 
     def __init__(self, model: SoftmaxRegression, params: Tensor, clients: int, scale: float) -> None:
         """`params` (S, P): where every client starts."""
-        self.model, self.scale, self.runs = model, scale, len(params)
+        self.model, self.scale, self.runs, self.start = model, scale, len(params), params
         weights, bias = model.split(params)
-        self.weights = (weights * scale).reshape(1, -1, model.num_features).repeat(clients, 1, 1)
-        self.bias = bias.reshape(1, -1, 1).repeat(clients, 1, 1)
-        self.start = self.weights[0].clone(), self.bias[0].clone()
+        self.weights = weights.flatten(0, 1).repeat(clients, 1, 1)
+        self.bias = bias.reshape(-1, 1).repeat(clients, 1, 1)
+        self.minus_one = params.new_full((), -1.0)
 
     def step(self, x: Tensor, y: Tensor, rates: Tensor, decay: Tensor | None) -> None:
         """See LocalSGD."""
         k, n = y.shape
         weights, bias = self.weights[:k], self.bias[:k]
-        residual = torch.baddbmm(bias, weights, x.mT)
-        probabilities = residual.view(k, self.runs, self.model.num_classes, n).softmax(dim=2)
+        logits = torch.baddbmm(bias, weights, x.mT, alpha=self.scale)
+        residual = logits.view(k, self.runs, self.model.num_classes, n).softmax(dim=2)
         index = y.view(k, 1, 1, n).expand(k, self.runs, 1, n)
-        probabilities.scatter_add_(2, index, probabilities.new_full((), -1.0).expand(index.shape))
-        residual = probabilities.view(k, -1, n).mul_(rates)
+        residual.scatter_add_(2, index, self.minus_one.expand(index.shape))
+        residual = residual.view(k, -1, n).mul_(rates)
         if decay is not None:
             weights.mul_(1 - decay)
             bias.mul_(1 - decay)
-        weights.baddbmm_(residual, x, alpha=-(self.scale**2))
+        weights.baddbmm_(residual, x, alpha=-self.scale)
         bias.sub_(residual.sum(dim=2, keepdim=True))
 
     def updates(self, out: Tensor) -> None:
         """See LocalSGD."""
-        weights, bias = self.model.split(out)
-        moved, shift = self.weights.unflatten(1, (self.runs, -1)), self.bias.unflatten(1, (self.runs, -1))
-        torch.sub(moved, self.start[0].unflatten(0, (self.runs, -1)), out=weights).div_(self.scale)
-        torch.sub(shift.squeeze(-1), self.start[1].unflatten(0, (self.runs, -1)).squeeze(-1), out=bias)
+        for moved, found, start in zip(
+            (self.weights, self.bias), self.model.split(out), self.model.split(self.start), strict=True
+        ):
+            torch.sub(moved.view(found.shape), start, out=found)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from crfl.config import Experiment
@@ -16,13 +19,16 @@ from crfl.training.record import AttackerRecord, DroppedRecord, RoundRecord, Tra
 from crfl.training.server import REASONS
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
 
 NORMS = ("start_norm", "start_spectral_norm", "pre_clip_norm", "distance")
 """Norms measured in every round; the distance is that to the first run of a stack."""
 FACTS = ("weight", "dropped", "update_norm")
 """What is known of every client after a round: its aggregation weight, the code of the reason why it was dropped (0: it
 was not), and, of attackers, the norm of the update as it was aggregated."""
+
+Columns = dict[str, npt.NDArray[Any]]
+"""By name, a number a round (T,)."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,27 @@ class TrainingRun:
     params: Tensor
     """(P,) float32: the final model, clipped, without noise."""
     record: TrainingRecord
-    history: pd.DataFrame
-    """A row a round: loss, accuracy and attack success of the clipped model on the test set, and the norms."""
+    columns: Columns
+    """The columns of the history."""
     checkpoints: dict[int, Tensor] = field(default_factory=dict)
     """The clipped model (P,) after each round asked for: the final model of a run of so many rounds."""
 
+    @cached_property
+    def history(self) -> DataFrame:
+        """A row a round: loss, accuracy and attack success of the clipped model on the test set, and the norms."""
+        from pandas import DataFrame  # here, because it is slow to import and large: training does without
 
-def history(exp: Experiment, measures: Tensor, with_distance: bool = False) -> pd.DataFrame:
-    """The history of a run from its `measures` (T, 7): NORMS, then MEASURES, round by round."""
-    import pandas as pd
+        return DataFrame(self.columns)
 
-    frame = pd.DataFrame(measures.numpy(), columns=[*NORMS, *MEASURES])
-    frame.insert(0, "round", range(1, len(frame) + 1))
-    frame["clip_norm"] = [exp.server.clip.norm(t) for t in frame["round"]]
-    frame["noise_std"] = [_noise_std(exp, t) for t in frame["round"]]
-    return frame[["round", *MEASURES, *NORMS[:3], "clip_norm", "noise_std", *NORMS[3:][:with_distance]]]
+
+def columns(exp: Experiment, measures: Tensor, with_distance: bool = False) -> Columns:
+    """The history's columns of a run from its `measures` (T, 7): NORMS, then MEASURES, round by round."""
+    measured = dict(zip((*NORMS, *MEASURES), measures.numpy().T, strict=True))
+    rounds = range(1, len(measures) + 1)
+    found = {"round": np.array(rounds)} | {name: measured[name] for name in (*MEASURES, *NORMS[:3])}
+    found["clip_norm"] = np.array([exp.server.clip.norm(t) for t in rounds])
+    found["noise_std"] = np.array([_noise_std(exp, t) for t in rounds])
+    return found | ({"distance": measured["distance"]} if with_distance else {})
 
 
 def record(

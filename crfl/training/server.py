@@ -3,15 +3,104 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from crfl import rng
+from crfl.config import Server
+from crfl.training.aggregation import SHARES, Aggregate, Aggregator, checked
+
+IntArray = npt.NDArray[np.int64]
 
 NOT_FINITE, WRONG_SHAPE = 1, 2
 REASONS = {NOT_FINITE: "not finite", WRONG_SHAPE: "of the wrong shape"}
 """Why an update was dropped, by code; 0 means that it was not."""
+
+
+class Inbox:
+    """The updates of one run that reach the server in a round: unusable ones are dropped, the others aggregated.
+
+    Under a rule of SHARES they are summed up as they come in and then forgotten: ten thousand clients need no more
+    memory than those that are trained together. Other rules get all of them, in the order of the clients.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        rule: Aggregator,
+        clients: IntArray,
+        sizes: IntArray,
+        watched: Sequence[int],
+        like: Tensor,
+    ) -> None:
+        """`clients` (n,): who takes part, rising; `sizes` (n,): their samples; `watched`: whose norms to note; `like`
+        (P,): an update."""
+        self.server, self.rule, self.clients, self.sizes = server, rule, clients, torch.from_numpy(sizes)
+        self.codes, self.norms = np.zeros(len(clients), dtype=np.int64), np.zeros(len(clients))
+        """Why the update of a client was dropped, by code, and the norms of the watched ones as aggregated, (n,)."""
+        self.watched = np.isin(clients, watched)
+        shares = next((shares(self.sizes) for known, shares in SHARES.items() if known is rule), None)
+        self.summed = shares is not None
+        self.weights = torch.ones(len(clients)) if shares is None else shares / shares.sum()
+        self.received = like.new_zeros(1 if self.summed else len(clients), len(like))
+        """The weighted sum of the updates, (1, P), or all of them, (n, P)."""
+
+    @property
+    def takes_sums(self) -> bool:
+        """Whether a weighted sum of updates does as well as the updates."""
+        return self.summed and self.server.update_clip is None
+
+    def weighs_like(self, other: Inbox) -> bool:
+        """Whether the same clients have the same weights here and there."""
+        return np.array_equal(self.clients, other.clients) and torch.equal(self.weights, other.weights)
+
+    def refuse(self, client: int, code: int) -> None:
+        """Drop whatever comes from a client."""
+        self.codes[np.searchsorted(self.clients, client)] = code
+
+    def add(self, clients: IntArray, updates: Tensor) -> None:
+        """Take the updates (k, P) of some of the clients."""
+        rows, used = np.searchsorted(self.clients, clients), clip_updates(updates, self.server)
+        total = self.weights[rows].to(used) @ used
+        if self.codes[rows].any() or not torch.isfinite(total).all():  # else every update is finite
+            good = finite(used).cpu().numpy()
+            self.codes[rows[~good & (self.codes[rows] == 0)]] = NOT_FINITE
+            good = self.codes[rows] == 0
+            rows, used = rows[good], used[good]
+            total = self.weights[rows].to(used) @ used
+        if self.summed:
+            self.received += total
+        else:
+            self.received[rows] = used
+        watched = self.watched[rows]
+        if watched.any():
+            self.norms[rows[watched]] = norm(used[watched]).cpu()
+
+    def aggregate(self) -> Aggregate:
+        """The aggregate of all that came in, with weights (n,) of which those dropped have 0.
+
+        TrainingError if the rule returns something else than it should. At least one update must have been taken.
+        """
+        kept = torch.from_numpy(self.codes == 0)
+        weights = torch.zeros(len(kept), dtype=torch.float64)
+        if self.summed:
+            weights[kept] = self.weights[kept]
+            total = 1.0 if kept.all() else float(weights.sum())
+            return Aggregate(self.received[0] / total, weights / total)
+        updates = self.received if kept.all() else self.received[kept]
+        found = self.rule(updates, self.sizes[kept].to(updates.device), self.server)
+        found = checked(found, updates, self.server.aggregation)
+        weights[kept] = found.weights.double().cpu()
+        return Aggregate(found.update, weights)
+
+
+def clip_updates(updates: Tensor, server: Server) -> Tensor:
+    """The updates (..., P), each projected on the ball of radius server.update_clip (S) if that is set."""
+    return updates if server.update_clip is None else project(updates, server.update_clip)
 
 
 def norm(params: Tensor) -> Tensor:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,16 +21,15 @@ from crfl.data.federated import FederatedData
 from crfl.data.load import check_fits
 from crfl.errors import HostileUpdateWarning, SettingsError, TrainingError
 from crfl.training import run, server
-from crfl.training.aggregation import checked, make_aggregator
-from crfl.training.attack import Plan
-from crfl.training.clients import local_updates
+from crfl.training.aggregation import make_aggregator
+from crfl.training.attack import Attacker, Plan
+from crfl.training.clients import IntArray, LocalTraining
 from crfl.training.evaluation import Evaluation
 from crfl.training.models import Model
 from crfl.training.modules import make_model
 from crfl.training.run import FACTS, TrainingRun
+from crfl.training.server import Inbox
 from crfl.training.state import TrainingState
-
-IntArray = npt.NDArray[np.int64]
 
 
 class Stack:
@@ -63,7 +60,7 @@ class Stack:
             check_fits(exp, data)
         self.model = make_model(model, data.num_features, data.num_classes)
         self.plans = [Plan(exp, data) for exp in experiments]
-        self.aggregators = [make_aggregator(exp.server.aggregation) for exp in experiments]
+        self.rules = [make_aggregator(exp.server.aggregation) for exp in experiments]
 
     def start(self) -> TrainingState:
         """The state before round 1: every run at the same random model."""
@@ -73,30 +70,29 @@ class Stack:
     def rounds(self, state: TrainingState, device: str | torch.device = "cpu") -> Iterator[TrainingState]:
         """The states after each round that is still to come."""
         data = self.data.to(device)
+        training = LocalTraining(self.model, data, self.local, self.seed)
         evaluation = Evaluation(data, self.experiments)
         state = replace(state, params=state.params.to(device))
         while state.round < self.num_rounds:
-            state = self._round(state, data, evaluation)
+            state = self._round(state, training, evaluation)
             yield state
 
-    def _round(self, state: TrainingState, data: FederatedData, evaluation: Evaluation) -> TrainingState:
+    def _round(self, state: TrainingState, training: LocalTraining, evaluation: Evaluation) -> TrainingState:
         """One round of Algorithm 1: noise of the round before, local training, attack, aggregation, clipping."""
         round_ = state.round + 1
         sent = state.params
         if round_ > 1:
             stds = [exp.server.noise for exp in self.experiments]
             sent = torch.stack([server.perturb(w, s, self.seed, round_ - 1) for w, s in zip(sent, stds, strict=True)])
-        present = [plan.participants(round_) for plan in self.plans]
-        trained = reduce(np.union1d, present)
-        updates = local_updates(self.model, sent, data, self.local, clients=trained, seed=self.seed, round_=round_)
-        moved, facts = [], []
-        for i, clients in enumerate(present):
-            mine = updates[:, i] if len(clients) == len(trained) else updates[np.searchsorted(trained, clients), i]
-            attacked, misshapen = self._attack(i, clients, mine, sent[i], data, round_)
-            update, known = self._aggregate(i, clients, attacked, misshapen, state)
-            moved.append(sent[i] + update)
-            facts.append(known)
-        unclipped = torch.stack(moved)
+        inboxes = self._receive(sent, training, round_)
+        for i, inbox in enumerate(inboxes):
+            self._check(i, inbox, state)
+        aggregates = [inbox.aggregate() for inbox in inboxes]
+        facts = torch.zeros(len(inboxes), len(FACTS), len(training.sizes), dtype=torch.float64)
+        for known, inbox, aggregate in zip(facts, inboxes, aggregates, strict=True):
+            for row, values in zip(known, (aggregate.weights, inbox.codes, inbox.norms), strict=True):
+                row[inbox.clients] = torch.as_tensor(values, dtype=torch.float64)
+        unclipped = sent + torch.stack([aggregate.update for aggregate in aggregates])
         clip_norms = [exp.server.clip.norm(round_) for exp in self.experiments]
         params = torch.stack([server.project(w, rho) for w, rho in zip(unclipped, clip_norms, strict=True)])
         norms = [
@@ -112,75 +108,79 @@ class Stack:
             )
         measures = torch.cat([torch.stack(norms, dim=1), evaluation.measure(self.model, params)], dim=1)
         kept = {**state.checkpoints, round_: params} if round_ in self.checkpoints else state.checkpoints
-        return TrainingState(params, (*state.measures, measures), (*state.facts, torch.stack(facts)), kept)
+        return TrainingState(params, (*state.measures, measures), (*state.facts, facts), kept)
 
-    def _attack(
-        self, i: int, clients: IntArray, updates: Tensor, sent: Tensor, data: FederatedData, round_: int
-    ) -> tuple[Tensor, IntArray]:
-        """What the clients (n,) of run i send, (n, P), and the rows of those whose update has another shape."""
-        crew = self.plans[i].attackers(round_)
-        misshapen: list[int] = []
-        if not crew:
-            return updates, np.array(misshapen, dtype=np.int64)
-        updates = updates.clone()
-        members = np.array([a.client for a in crew])
-        rows = np.searchsorted(clients, members)
-        poisoned = [k for k, a in enumerate(crew) if a.poisoned_per_batch and not self.benign[i]]
-        if poisoned:
-            updates[rows[poisoned]] = local_updates(
-                self.model,
-                sent[None],
-                data,
-                self.local,
-                clients=members[poisoned],
-                seed=self.seed,
-                round_=round_,
-                attackers=[crew[k] for k in poisoned],
-            )[:, 0]
-        for row, attacker in zip(rows.tolist(), crew, strict=True):
-            if self.benign[i] and attacker.update is not None:
-                updates[row] = 0.0  # the counterpart of a malicious client sends nothing
-                continue
-            update = attacker.sent(updates[row], sent, self.seed, round_)
-            if isinstance(update, Tensor) and update.shape == sent.shape:
-                updates[row] = update
-            else:
-                misshapen.append(row)
-        return updates, np.array(misshapen, dtype=np.int64)
+    def _receive(self, sent: Tensor, training: LocalTraining, round_: int) -> list[Inbox]:
+        """What every run's server receives in this round, after its clients got `sent` (S, P)."""
+        present = [plan.participants(round_) for plan in self.plans]
+        crews = [{a.client: a for a in plan.attackers(round_)} for plan in self.plans]
+        inboxes = [
+            Inbox(exp.server, rule, clients, training.sizes[clients], list(crew), sent[0])
+            for exp, rule, clients, crew in zip(self.experiments, self.rules, present, crews, strict=True)
+        ]
+        poisoned = [self._poisoned(i, crew, sent[i], training, round_) for i, crew in enumerate(crews)]
+        takes_part = np.array([np.isin(np.arange(len(training.sizes)), clients) for clients in present])
+        trained = np.flatnonzero(takes_part.any(axis=0))
+        trained = np.setdiff1d(trained, self._sum_up(sent, training, inboxes, round_), assume_unique=True)
+        for members, updates in training.updates(sent, trained, round_):
+            for i, (inbox, crew) in enumerate(zip(inboxes, crews, strict=True)):
+                mine = takes_part[i, trained[members]]
+                clients, learnt = trained[members[mine]], updates[:, i] if mine.all() else updates[mine, i]
+                for row in np.flatnonzero(np.isin(clients, list(crew))):
+                    client = clients[row]
+                    update = self._sent(i, crew[client], poisoned[i].get(client, learnt[row]), sent[i], round_)
+                    if isinstance(update, Tensor) and update.shape == sent[i].shape:
+                        learnt[row] = update
+                    else:
+                        inbox.refuse(client, server.WRONG_SHAPE)
+                inbox.add(clients, learnt)
+        return inboxes
 
-    def _aggregate(
-        self, i: int, clients: IntArray, updates: Tensor, misshapen: IntArray, state: TrainingState
-    ) -> tuple[Tensor, Tensor]:
-        """Run i's aggregated update (P,) of what its clients (n,) sent, and the FACTS (3, N). Hostile updates drop out.
+    def _sum_up(self, sent: Tensor, training: LocalTraining, inboxes: list[Inbox], round_: int) -> IntArray:
+        """Give the inboxes the summed updates of tiny clients, if all weigh them alike. Returns these clients."""
+        first = inboxes[0]
+        done = [first.clients[:0]]
+        if all(inbox.takes_sums and inbox.weighs_like(first) for inbox in inboxes):
+            attacking = np.any([inbox.watched for inbox in inboxes], axis=0)
+            clients = training.tiny(first.clients[~attacking], sent)
+            weights = first.weights[np.searchsorted(first.clients, clients)]
+            for members, sums in training.sums(sent, clients, weights, round_) if len(clients) else ():
+                if torch.isfinite(sums).all():  # else let the server see whose update is not
+                    done.append(clients[members])
+                    for inbox, total in zip(inboxes, sums, strict=True):
+                        inbox.received += total
+        return np.concatenate(done)
 
-        TrainingError if nobody is left or the rule returns something else than it should.
-        """
-        exp, round_ = self.experiments[i], state.round + 1
-        codes = np.where(server.finite(updates).cpu().numpy(), 0, server.NOT_FINITE)
-        codes[misshapen] = server.WRONG_SHAPE
-        kept = np.flatnonzero(codes == 0)
-        if not len(kept):
+    def _poisoned(
+        self, i: int, crew: dict[int, Attacker], sent: Tensor, training: LocalTraining, round_: int
+    ) -> dict[int, Tensor]:
+        """What the attackers of run i that poison batches learn from them, by client."""
+        members = [a for a in crew.values() if a.poisoned_per_batch and not self.benign[i]]
+        clients = np.array([a.client for a in members], dtype=np.int64)
+        found = training.updates(sent[None], clients, round_, members)
+        return {
+            clients[row]: update[0].clone()
+            for rows, updates in found
+            for row, update in zip(rows, updates, strict=True)
+        }
+
+    def _sent(self, i: int, attacker: Attacker, learnt: Tensor, sent: Tensor, round_: int) -> object:
+        """What an attacker of run i sends; the counterpart of a malicious client sends nothing."""
+        if self.benign[i] and attacker.update is not None:
+            return torch.zeros_like(sent)
+        return attacker.sent(learnt, sent, self.seed, round_)
+
+    def _check(self, i: int, inbox: Inbox, state: TrainingState) -> None:
+        """Warn of the clients of run i that were dropped, each of them once; TrainingError if nobody is left."""
+        clients, codes, round_ = inbox.clients, inbox.codes, state.round + 1
+        if codes.all():
             raise TrainingError(
                 f"round {round_}: no update is left to aggregate, all {len(clients)} clients were dropped; if training "
                 f"diverges, lower local.learning_rate (found {self.local.learning_rate}) or attack.scale. A run folder "
                 "keeps the rounds before and goes on from there"
             )
-        if len(kept) < len(clients):
-            self._warn(i, clients, codes, state)
-        used, members = updates if len(kept) == len(clients) else updates[kept], clients[kept]
-        if exp.server.update_clip is not None:
-            used = server.project(used, exp.server.update_clip)
-        sizes = torch.tensor(np.asarray(self.data.sizes)[members], device=used.device)
-        aggregate = checked(self.aggregators[i](used, sizes, exp.server), used, exp.server.aggregation)
-        facts = torch.zeros(len(FACTS), len(self.data.shards), dtype=torch.float64)
-        facts[0, members] = aggregate.weights.double().cpu()
-        facts[1, clients] = torch.from_numpy(codes).double()
-        attacking = np.flatnonzero(np.isin(members, [a.client for a in self.plans[i].attackers(round_)]))
-        facts[2, members[attacking]] = server.norm(used[attacking]).cpu()
-        return aggregate.update.to(updates.dtype), facts
-
-    def _warn(self, i: int, clients: IntArray, codes: IntArray, state: TrainingState) -> None:
-        """Say who was dropped and why, once for each client and run."""
+        if not codes.any():
+            return
         before = {client for facts in state.facts for client in facts[i, 1].nonzero().flatten().tolist()}
         new = [
             f"{self.data.client_names[c]} (number {c}): {server.REASONS[code]}"
@@ -190,7 +190,7 @@ class Stack:
         if new:
             others = f" and {len(new) - 10} others" if len(new) > 10 else ""
             warnings.warn(
-                f"round {state.round + 1}: updates dropped, the other clients' weights renormalised: "
+                f"round {round_}: updates dropped, the other clients' weights renormalised: "
                 f"{'; '.join(new[:10])}{others}. The record lists these and later rounds",
                 HostileUpdateWarning,
                 stacklevel=2,
@@ -208,7 +208,7 @@ class Stack:
                 record=run.record(
                     exp, self.data, self.model, self.benign[i], self.plans[i], measures[:, i], facts[:, i]
                 ),
-                history=run.history(exp, measures[:, i], with_distance=stacked),
+                columns=run.columns(exp, measures[:, i], with_distance=stacked),
                 checkpoints={round_: params[i].cpu() for round_, params in state.checkpoints.items()},
             )
             for i, exp in enumerate(self.experiments)

@@ -1,13 +1,17 @@
 """FederatedData of one's own arrays: what is kept, measured and refused."""
 
+import copy
 import math
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from crfl.config import Experiment
-from crfl.data import FederatedData, check_fits, iid
+from crfl.data import FederatedData, Split, check_fits, iid
+from crfl.data.federated import RowSplit
 from crfl.errors import DataError
 from crfl.rng import stream
 
@@ -50,6 +54,30 @@ def test_images_stay_bytes_and_carry_their_shape():
         assert data.image_shape == (4, 5)
         np.testing.assert_allclose(data.clients[1].x, pixels[3:].reshape(3, 20) / 255, rtol=1e-6)
         np.testing.assert_allclose(data.test.x, pixels.reshape(6, 20) / 255, rtol=1e-6)
+
+
+def test_a_split_of_rows_is_the_split_of_a_copy():
+    x, rows = torch.from_numpy(X), torch.tensor([1, 4, 5, 9, 11])
+    lazy, plain = RowSplit(x, rows, torch.from_numpy(Y)[rows]), Split(x[rows], torch.from_numpy(Y)[rows])
+    data = make(test_x=plain.x, test_y=plain.y)
+    assert replace(data, test=lazy).digest == data.digest
+    for split in (lazy, plain):
+        blocks = list(split.blocks(2))
+        assert [len(block) for block in blocks] == [2, 2, 1]
+        assert torch.equal(torch.cat([block.x for block in blocks]), plain.x)
+        assert torch.equal(torch.cat([block.y for block in blocks]), plain.y)
+        assert split.to("cpu") is split
+        assert split.to("meta").x.shape == (5, 3)
+    fresh = RowSplit(x, rows, plain.y)
+    assert len(fresh) == 5
+    assert list(fresh.blocks(5))
+    assert "x" not in vars(fresh)
+    assert torch.equal(fresh.x, plain.x)
+    assert fresh.x is fresh.x
+    for same in (pickle.loads(pickle.dumps(fresh)), copy.deepcopy(fresh), fresh.take(range(5))):
+        assert type(same) is Split
+        assert torch.equal(same.x, plain.x)
+        assert torch.equal(same.y, plain.y)
 
 
 def test_label_counts():

@@ -1,5 +1,6 @@
 """load_data: digits, and images from folders that are there, missing or broken."""
 
+import gzip
 import os
 import subprocess
 import sys
@@ -99,20 +100,48 @@ def test_dirichlet_partition_by_settings(tmp_path):
     assert sum(load_data(exp).sizes) == 60
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "fewer labels", "empty", "wrong label"])
-def test_broken_files_are_named(tmp_path, damage):
+def spoiled(content):
+    """Ways to spoil the IDX file of 60 images, and what is said of each."""
+    size = 16 + 60 * 28 * 28
+    return {
+        "cut": (content[:5000], f"train-images-idx3-ubyte has 5000 bytes, allowed: {size} by its header"),
+        "cut in the header": (content[:13], "train-images-idx3-ubyte has 13 bytes, allowed: 16 by its header"),
+        "trailing byte": (content + b"\0", f"train-images-idx3-ubyte has {size + 1} bytes, allowed: {size} by"),
+        "empty": (b"", "train-images-idx3-ubyte begins with nothing, allowed: 00 00 08 03"),
+        "text": (b"<html>not found</html>", "train-images-idx3-ubyte begins with 3c 68 74 6d, allowed: 00 00 08 03"),
+        "compressed": (gzip.compress(content), "train-images-idx3-ubyte begins with 1f 8b 08 00"),
+        "signed bytes": (b"\0\0\x09\3" + content[4:], "begins with 00 00 09 03, allowed: 00 00 08 03"),
+        "floats": (b"\0\0\x0d\3" + content[4:], "begins with 00 00 0d 03, allowed: 00 00 08 03"),
+        "labels": (idx(np.zeros(60, dtype=np.uint8)), "begins with 00 00 08 01, allowed: 00 00 08 03"),
+        "little-endian": (content[:4] + np.array([60, 28, 28], dtype="<u4").tobytes() + content[16:], "bytes, allowed"),
+        "huge": (content[:4] + b"\xff" * 12 + content[16:], f"bytes, allowed: {16 + (2**32 - 1) ** 3} by its header"),
+        "other size": (idx(np.zeros((60, 28, 27), dtype=np.uint8)), r"shape \(60, 28, 27\) and 60 labels"),
+        "no images": (idx(np.zeros((0, 28, 28), dtype=np.uint8)), r"shape \(0, 28, 28\) and 60 labels"),
+    }
+
+
+@pytest.mark.parametrize("damage", spoiled(b""))
+def test_broken_images_are_named(tmp_path, damage):
     write_images(tmp_path, "mnist", 10)
-    raw = tmp_path / "MNIST" / "raw"
-    file, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
-    content = {
-        "cut": (file, file.read_bytes()[:5000]),
-        "text": (file, b"<html>not found</html>"),
-        "fewer labels": (labels, idx(np.zeros(50, dtype=np.uint8))),
-        "empty": (file, b""),
-        "wrong label": (labels, idx(np.full(60, 10, dtype=np.uint8))),
-    }[damage]
-    content[0].write_bytes(content[1])
-    with pytest.raises(DataError, match=r"(?s)mnist: the training part in .*raw.*Delete that folder.*CRFL_DATA_DIR"):
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content, said = spoiled(file.read_bytes())[damage]
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=rf"mnist: the training part in .*raw .*{said}.*Delete that.*CRFL_DATA_DIR"):
+        load_data(settings(tmp_path), download=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros(19), r"images of shape \(20, 28, 28\) and 19 labels, allowed: .* one label an image"),
+        (np.full(20, 10), "labels 10 to 10, allowed: 0 to 9"),
+        (np.zeros((20, 1)), "t10k-labels-idx1-ubyte begins with 00 00 08 02, allowed: 00 00 08 01"),
+    ],
+)
+def test_broken_labels_are_named(tmp_path, labels, said):
+    write_images(tmp_path, "mnist", 10)
+    (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(idx(labels.astype(np.uint8)))
+    with pytest.raises(DataError, match=rf"mnist: the test part in .*raw .*{said}.*Delete that.*CRFL_DATA_DIR"):
         load_data(settings(tmp_path), download=False)
 
 
@@ -123,7 +152,7 @@ def test_missing_files_without_a_network(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise URLError("no network")
 
-    monkeypatch.setattr(images, "_dataset", unreachable)
+    monkeypatch.setattr(images, "_fetch", unreachable)
     with pytest.raises(DataError, match=r"downloading failed .*no network.*data\.root.*CRFL_DATA_DIR"):
         load_data(settings(tmp_path))
 
@@ -131,20 +160,18 @@ def test_missing_files_without_a_network(tmp_path, monkeypatch):
 def test_a_broken_download_leaves_nothing_and_a_whole_one_is_read(tmp_path, monkeypatch):
     source = tmp_path / "source"
     write_images(source, "mnist", 10)
-    real, cut_off = images._dataset, [True]
+    cut_off = [True]
 
-    def download_or_read(name, root, train, download):
-        if download:
-            target = root / "MNIST" / "raw"
-            target.mkdir(parents=True)
-            for number, file in enumerate(sorted((source / "MNIST" / "raw").iterdir())):
-                if cut_off[0] and number == 2:
-                    (target / file.name).write_bytes(file.read_bytes()[:100])
-                    raise RuntimeError("connection lost")
-                (target / file.name).write_bytes(file.read_bytes())
-        return real(name, root, train, False)
+    def fetch(name, root):
+        target = root / "MNIST" / "raw"
+        target.mkdir(parents=True)
+        for number, file in enumerate(sorted((source / "MNIST" / "raw").iterdir())):
+            if cut_off[0] and number == 2:
+                (target / file.name).write_bytes(file.read_bytes()[:100])
+                raise RuntimeError("connection lost")
+            (target / file.name).write_bytes(file.read_bytes())
 
-    monkeypatch.setattr(images, "_dataset", download_or_read)
+    monkeypatch.setattr(images, "_fetch", fetch)
     target = tmp_path / "target"
     with pytest.raises(DataError, match="connection lost"):
         load_data(settings(target))
@@ -165,12 +192,16 @@ def test_settings_that_do_not_suit_the_data(tmp_path):
         load_data(Experiment().override({"data.name": "custom"}))
 
 
-def test_importing_the_data_room_is_cheap():
-    heavy = (
-        "import sys, crfl.data; print([m for m in ('sklearn', 'torchvision', 'pandas', 'pyarrow') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+def test_loading_images_and_training_on_them_imports_nothing_heavy(tmp_path):
+    write_images(tmp_path, "mnist", 10)
+    code = f"""
+import sys, crfl
+exp = crfl.Experiment().override({{"data.name": "mnist", "data.root": {str(tmp_path)!r}, "local.batch_size": 5}})
+crfl.train(exp.override({{"attack.poisoned_per_batch": 1}}), crfl.load_data(exp, download=False))
+print([m for m in ("sklearn", "torchvision", "pandas", "pyarrow") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.data
@@ -190,3 +221,24 @@ def test_real_images(name):
         ones = data.x[data.y == 1].view(-1, 28, 28).float()
         rows, columns = ones.sum(2).std(1).mean(), ones.sum(1).std(1).mean()
         assert columns > rows
+
+
+@pytest.mark.data
+@pytest.mark.skipif("CRFL_DATA_DIR" not in os.environ, reason="CRFL_DATA_DIR is not set")
+@pytest.mark.parametrize("name", ["mnist", "emnist"])
+def test_real_images_are_those_that_torchvision_reads(name):
+    from torchvision import datasets
+
+    root = Path(os.environ["CRFL_DATA_DIR"])
+    load = {"mnist": images.load_mnist, "emnist": images.load_emnist}[name]
+    x, y, test = load(root, download=False)
+    for train in (True, False):
+        split = {"split": "bymerge"} if name == "emnist" else {}
+        theirs = getattr(datasets, name.upper())(root, train=train, **split)
+        pixels = theirs.data.mT if name == "emnist" else theirs.data
+        if train:
+            assert torch.equal(x, pixels.flatten(1))
+            assert torch.equal(y, theirs.targets)
+        else:
+            assert torch.equal(test.x, pixels.flatten(1).float() * images.SCALE)
+            assert torch.equal(test.y, theirs.targets)
