@@ -27,17 +27,24 @@ def stream(seed: int, purpose: str, *ids: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(seed, purpose, *ids))
 
 
-def shuffles(
-    seed: int, purpose: str, round_: int, clients: npt.ArrayLike, size: int, epoch: int = 0
-) -> npt.NDArray[np.int64]:
-    """One random order of range(size) for each client, (clients, size), at most 2^32 samples each.
+Keys = npt.NDArray[np.uint64]
 
-    Each client has a SplitMix64 stream of its own (Steele, Lea, Flood 2014), all of them evaluated at once: ten
-    thousand small clients cost as little as twenty large ones. A client's order depends on its number alone, not on
-    who else is asked for. The order is that of 32 random bits a sample, ties broken by position.
+
+def keys(seed: int, purpose: str, round_: int, clients: npt.ArrayLike, epoch: int = 0) -> Keys:
+    """For each client (n,) the key of a SplitMix64 stream of its own (Steele, Lea, Flood 2014), for `shuffles`.
+
+    A client's key depends on its number, not on who else is asked for.
     """
     base = np.uint64(seed_for(seed, purpose, round_, epoch))
-    keys = _mix(base + _mix(np.asarray(clients, dtype=np.uint64) + _GOLDEN))
+    return _mix(base + _mix(np.asarray(clients, dtype=np.uint64) + _GOLDEN))
+
+
+def shuffles(keys: Keys, size: int) -> npt.NDArray[np.int64]:
+    """One random order of range(size) for each key, (n, size), at most 2^32 samples each.
+
+    All streams are evaluated at once: ten thousand small clients cost as little as twenty large ones. The order is that
+    of 32 random bits a sample, ties broken by position.
+    """
     position = np.arange(size, dtype=np.uint64)
     draws = _mix(keys[:, None] + (position + np.uint64(1)) * _GOLDEN)
     low = np.uint64(0xFFFFFFFF)
@@ -48,11 +55,13 @@ def shuffles(
     return draws.view(np.int64)
 
 
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of 64-bit words (sums and products wrap on purpose)."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _mix(z: Keys) -> Keys:
+    """SplitMix64's finaliser, in place: a bijection of 64-bit words (sums and products wrap on purpose)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def permutation(size: int, generator: torch.Generator) -> torch.Tensor:

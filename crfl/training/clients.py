@@ -42,6 +42,8 @@ class LocalTraining:
         """Clients that can take a single step as one."""
         self.owned = torch.cat(data.shards).int().numpy()
         """Training rows of all clients, one client after the other, (rows,) int32."""
+        self.begin = np.cumsum(self.sizes) - self.sizes
+        """Where each client's rows begin in `owned`, (N,)."""
         self.rates = torch.tensor(local.learning_rates(len(self.sizes))).view(-1, 1, 1)
         self._spare: dict[str, Tensor] = {}
 
@@ -97,20 +99,19 @@ class LocalTraining:
         -1 pads batches that are not full. Each client's order is drawn from (seed, round, client, epoch), so it does
         not depend on who else is listed.
         """
-        steps, sizes = self.steps[clients], self.sizes[clients]
-        first, begin = np.cumsum(steps) - steps, (np.cumsum(self.sizes) - self.sizes)[clients]
-        batches = np.empty((int(steps.sum()), self.width), dtype=np.int32)
-        for size in np.unique(sizes):
-            members = np.flatnonzero(sizes == size)
-            count = steps[members[0]] // self.local.epochs
-            for epoch in range(self.local.epochs):
-                order = rng.shuffles(self.seed, "batches", round_, clients[members], size, epoch)
-                rows = self.owned[begin[members, None] + order][:, : count * self.width]
-                missing = count * self.width - rows.shape[1]
-                if missing:
-                    rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
+        local, width, steps, sizes = self.local, self.width, self.steps[clients], self.sizes[clients]
+        first, begin = np.cumsum(steps) - steps, self.begin[clients]
+        batches = np.empty((int(steps.sum()), width), dtype=np.int32)
+        for epoch in range(local.epochs):
+            keys = rng.keys(self.seed, "batches", round_, clients, epoch)
+            for size in np.unique(sizes).tolist():
+                members = np.flatnonzero(sizes == size)
+                rows = self.owned[begin[members, None] + rng.shuffles(keys[members], size)]
+                count = int(steps[members[0]]) // local.epochs
+                if count * width > size:
+                    rows = np.pad(rows, ((0, 0), (0, count * width - size)), constant_values=-1)
                 places = first[members, None] + np.arange(epoch * count, (epoch + 1) * count)
-                batches[places] = rows.reshape(len(members), count, self.width)
+                batches[places] = rows[:, : count * width].reshape(len(members), count, width)
         return batches, first
 
     def _at_once(self, samples: int, params: Tensor) -> int:
@@ -163,7 +164,7 @@ class LocalTraining:
     def _memory(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
         """A tensor in memory that every step uses again: to touch fresh memory costs more than to write to it."""
         size = math.prod(shape)
-        if name not in self._spare or len(self._spare[name]) < size:
+        if name not in self._spare or self._spare[name].numel() < size:
             self._spare[name] = torch.empty(size, dtype=dtype, device=self.data.x.device)
         return self._spare[name][:size].view(shape)
 

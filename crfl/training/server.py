@@ -42,7 +42,7 @@ class Inbox:
         self.server, self.rule, self.clients, self.sizes = server, rule, clients, torch.from_numpy(sizes)
         self.codes, self.norms = np.zeros(len(clients), dtype=np.int64), np.zeros(len(clients))
         """Why the update of a client was dropped, by code, and the norms of the watched ones as aggregated, (n,)."""
-        self.watched = np.isin(clients, watched)
+        self.watched = np.isin(clients, watched) if watched else np.zeros(len(clients), dtype=bool)
         shares = next((shares(self.sizes) for known, shares in SHARES.items() if known is rule), None)
         self.summed = shares is not None
         self.weights = torch.ones(len(clients)) if shares is None else shares / shares.sum()

@@ -119,14 +119,17 @@ class Stack:
             for exp, rule, clients, crew in zip(self.experiments, self.rules, present, crews, strict=True)
         ]
         poisoned = [self._poisoned(i, crew, sent[i], training, round_) for i, crew in enumerate(crews)]
-        takes_part = np.array([np.isin(np.arange(len(training.sizes)), clients) for clients in present])
+        takes_part = np.zeros((len(present), len(training.sizes)), dtype=bool)
+        for i, clients in enumerate(present):
+            takes_part[i, clients] = True
+        summed = self._sum_up(sent, training, inboxes, set().union(*crews), round_)
+        takes_part[:, summed] = False
         trained = np.flatnonzero(takes_part.any(axis=0))
-        trained = np.setdiff1d(trained, self._sum_up(sent, training, inboxes, round_), assume_unique=True)
         for members, updates in training.updates(sent, trained, round_):
             for i, (inbox, crew) in enumerate(zip(inboxes, crews, strict=True)):
                 mine = takes_part[i, trained[members]]
                 clients, learnt = trained[members[mine]], updates[:, i] if mine.all() else updates[mine, i]
-                for row in np.flatnonzero(np.isin(clients, list(crew))):
+                for row in np.flatnonzero(np.isin(clients, list(crew))) if crew else ():
                     client = clients[row]
                     update = self._sent(i, crew[client], poisoned[i].get(client, learnt[row]), sent[i], round_)
                     if isinstance(update, Tensor) and update.shape == sent[i].shape:
@@ -136,15 +139,16 @@ class Stack:
                 inbox.add(clients, learnt)
         return inboxes
 
-    def _sum_up(self, sent: Tensor, training: LocalTraining, inboxes: list[Inbox], round_: int) -> IntArray:
+    def _sum_up(
+        self, sent: Tensor, training: LocalTraining, inboxes: list[Inbox], attacking: set[int], round_: int
+    ) -> IntArray:
         """Give the inboxes the summed updates of tiny clients, if all weigh them alike. Returns these clients."""
         first = inboxes[0]
-        done = [first.clients[:0]]
-        if all(inbox.takes_sums and inbox.weighs_like(first) for inbox in inboxes):
-            attacking = np.any([inbox.watched for inbox in inboxes], axis=0)
-            clients = training.tiny(first.clients[~attacking], sent)
+        clients = np.setdiff1d(training.tiny(first.clients, sent), list(attacking))
+        done = [clients[:0]]
+        if len(clients) and all(inbox.takes_sums and inbox.weighs_like(first) for inbox in inboxes):
             weights = first.weights[np.searchsorted(first.clients, clients)]
-            for members, sums in training.sums(sent, clients, weights, round_) if len(clients) else ():
+            for members, sums in training.sums(sent, clients, weights, round_):
                 if torch.isfinite(sums).all():  # else let the server see whose update is not
                     done.append(clients[members])
                     for inbox, total in zip(inboxes, sums, strict=True):
@@ -157,7 +161,7 @@ class Stack:
         """What the attackers of run i that poison batches learn from them, by client."""
         members = [a for a in crew.values() if a.poisoned_per_batch and not self.benign[i]]
         clients = np.array([a.client for a in members], dtype=np.int64)
-        found = training.updates(sent[None], clients, round_, members)
+        found = training.updates(sent[None], clients, round_, members) if members else ()
         return {
             clients[row]: update[0].clone()
             for rows, updates in found

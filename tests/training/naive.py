@@ -124,7 +124,7 @@ def _client(exp, data, x, i, t, w, own):
     rate = local.learning_rate[i] if isinstance(local.learning_rate, tuple) else local.learning_rate
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=local.weight_decay)
     for epoch in range(local.epochs):
-        order = torch.from_numpy(rng.shuffles(exp.seed, "batches", t, [i], len(shard), epoch)[0])
+        order = torch.from_numpy(rng.shuffles(rng.keys(exp.seed, "batches", t, [i], epoch), len(shard))[0])
         for rows in shard[order].split(local.batch_size):
             if len(rows) < local.batch_size and not local.keep_last_batch:
                 continue

@@ -274,8 +274,8 @@ def test_no_hostile_update_reaches_any_rule(data, monkeypatch, rule, name, send,
         run = crfl.train(exp, data)
     rest = replace(data, shards=data.shards[1:], client_names=data.client_names[1:])
     monkeypatch.setattr(
-        "crfl.training.clients.rng.shuffles",
-        lambda seed, purpose, t, clients, *more, _original=crfl.rng.shuffles: _original(
+        "crfl.training.clients.rng.keys",
+        lambda seed, purpose, t, clients, *more, _original=crfl.rng.keys: _original(
             seed, purpose, t, [c + 1 for c in clients], *more
         ),
     )

@@ -63,7 +63,7 @@ def test_one_round_of_a_network_equals_autograd(data):
     run = crfl.train(exp, data, model=model)
     losses = []
     for shard in data.shards:
-        rows = shard[torch.from_numpy(rng.shuffles(0, "batches", 1, [0], len(shard))[0])]
+        rows = shard[torch.from_numpy(rng.shuffles(rng.keys(0, "batches", 1, [0]), len(shard))[0])]
         x, y = data.features(rows), data.y[rows]
         losses.append(nn.functional.cross_entropy(model(x), y))
     sum(losses).backward()
