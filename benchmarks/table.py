@@ -29,15 +29,21 @@ class Row:
         return f"| {'>=' if self.at_least else '<='} {self.target:g} {self.unit} | {'yes' if met else '**no**'} |"
 
 
+TURN = 0.2
+"""Seconds for which a job has its turn, so that it runs as in earnest: again and again, its data in the cache."""
+
+
 def alternate(*jobs: Callable[[], object], repeats: int = 7) -> list[float]:
     """Median seconds of each job, the jobs taking turns, after one turn that does not count."""
     times: list[list[float]] = [[] for _ in jobs]
     for turn in range(repeats + 1):
         for job, found in zip(jobs, times, strict=True):
-            start = time.perf_counter()
-            job()
+            start, count = time.perf_counter(), 0
+            while not count or time.perf_counter() - start < TURN:
+                job()
+                count += 1
             if turn:
-                found.append(time.perf_counter() - start)
+                found.append((time.perf_counter() - start) / count)
     return [statistics.median(t) for t in times]
 
 

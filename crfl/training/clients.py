@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from crfl import rng
 from crfl.config import Local
 from crfl.data.federated import FederatedData
 from crfl.training.attack import Attacker
-from crfl.training.models import Model
+from crfl.training.models import Model, SoftmaxRegression
 
 IntArray = npt.NDArray[np.int64]
 
@@ -24,6 +26,8 @@ CHUNK_BYTES = 12 * 2**20
 accelerator, which needs more work at a time, gets 32 times as much."""
 SHARED_SAMPLES = 128
 """Samples of the small clients that take their only step as one."""
+MOST_COLUMNS = 0.9
+"""Share of the features up to which it pays to leave out those that a client does not have."""
 
 
 class LocalTraining:
@@ -40,12 +44,18 @@ class LocalTraining:
         """Samples of the largest batch."""
         self.together = max(1, SHARED_SAMPLES // self.width)
         """Clients that can take a single step as one."""
-        self.owned = torch.cat(data.shards).int().numpy()
+        self.owned = torch.cat(data.shards).int().to(data.x.device)
         """Training rows of all clients, one client after the other, (rows,) int32."""
         self.begin = np.cumsum(self.sizes) - self.sizes
         """Where each client's rows begin in `owned`, (N,)."""
         self.rates = torch.tensor(local.learning_rates(len(self.sizes))).view(-1, 1, 1)
         self._spare: dict[str, Tensor] = {}
+
+    @cached_property
+    def narrow(self) -> Narrow | None:
+        """The samples as a linear model learns from them, if that is less."""
+        linear = isinstance(self.model, SoftmaxRegression) and not self.local.weight_decay
+        return _narrow(self.data) if linear else None
 
     def updates(
         self, params: Tensor, clients: IntArray, round_: int, attackers: Sequence[Attacker] | None = None
@@ -61,11 +71,16 @@ class LocalTraining:
             steps = self.steps[clients[members]]
             step = np.arange(steps[0])[:, None]
             running = step < steps  # clients that have finished drop out at the end
-            rows = torch.from_numpy(batches[(first[members] + step)[running]])
+            places = torch.from_numpy(batches[(first[members] + step)[running]])
             rates = self.rates[np.broadcast_to(clients[members], running.shape)[running]]
             counts = running.sum(axis=1).tolist()
-            poisoners = None if attackers is None else [attackers[i] for i in members]
-            yield members, self._train(params, counts, rows, rates, rates * _shares(rows), poisoners)
+            by_sample = rates * _shares(places)
+            if attackers is not None:  # a trigger may touch any feature
+                poisoners = [attackers[i] for i in members]
+                yield members, self._train(params, counts, places, rates, by_sample, attackers=poisoners)
+            else:
+                columns = None if self.narrow is None else self.narrow.columns[clients[members]]
+                yield members, self._train(params, counts, places, rates, by_sample, columns)
 
     def tiny(self, clients: IntArray, params: Tensor) -> IntArray:
         """Those of the clients that take one step, if they are more than `updates` can train at once: for `sums`."""
@@ -80,21 +95,21 @@ class LocalTraining:
         Yields positions in `clients` (k,) and sums (S, P). The gradients are all taken at `params` (S, P), so several
         clients can step as one, whose samples carry the weights: ten thousand tiny clients cost what a few large do.
         """
-        rows = torch.from_numpy(self._batches(clients, round_)[0])
+        places = torch.from_numpy(self._batches(clients, round_)[0])
         rates = self.rates[clients] * weights.to(self.rates).view(-1, 1, 1)
-        by_sample = (rates * _shares(rows)).expand(-1, 1, self.width)
+        by_sample = (rates * _shares(places)).expand(-1, 1, self.width)
         missing = -len(clients) % self.together  # clients without samples fill the last group
         groups = (len(clients) + missing) // self.together
-        rows = functional.pad(rows, (0, 0, 0, missing), value=-1).view(groups, self.together * self.width)
+        places = functional.pad(places, (0, 0, 0, missing), value=-1).view(groups, self.together * self.width)
         by_sample = functional.pad(by_sample, (0, 0, 0, 0, 0, missing)).reshape(groups, 1, self.together * self.width)
         rates = functional.pad(rates, (0, 0, 0, 0, 0, missing)).view(groups, self.together, 1).sum(1, keepdim=True)
-        for some in _chunks(np.arange(groups), self._at_once(rows.shape[1], params)):
-            updates = self._train(params, [len(some)], rows[some], rates[some], by_sample[some])
+        for some in _chunks(np.arange(groups), self._at_once(places.shape[1], params)):
+            updates = self._train(params, [len(some)], places[some], rates[some], by_sample[some])
             members = np.arange(some[0] * self.together, (some[-1] + 1) * self.together)
             yield members[members < len(clients)], updates.sum(0)
 
     def _batches(self, clients: IntArray, round_: int) -> tuple[npt.NDArray[np.int32], IntArray]:
-        """Training rows of all batches of a round, (batches, width), and the number of each client's first batch.
+        """Places in `owned` of all batches of a round, (batches, width), and the number of each client's first batch.
 
         -1 pads batches that are not full. Each client's order is drawn from (seed, round, client, epoch), so it does
         not depend on who else is listed.
@@ -106,12 +121,12 @@ class LocalTraining:
             keys = rng.keys(self.seed, "batches", round_, clients, epoch)
             for size in np.unique(sizes).tolist():
                 members = np.flatnonzero(sizes == size)
-                rows = self.owned[begin[members, None] + rng.shuffles(keys[members], size)]
+                places = begin[members, None] + rng.shuffles(keys[members], size)
                 count = int(steps[members[0]]) // local.epochs
                 if count * width > size:
-                    rows = np.pad(rows, ((0, 0), (0, count * width - size)), constant_values=-1)
-                places = first[members, None] + np.arange(epoch * count, (epoch + 1) * count)
-                batches[places] = rows[:, : count * width].reshape(len(members), count, width)
+                    places = np.pad(places, ((0, 0), (0, count * width - size)), constant_values=-1)
+                numbers = first[members, None] + np.arange(epoch * count, (epoch + 1) * count)
+                batches[numbers] = places[:, : count * width].reshape(len(members), count, width)
         return batches, first
 
     def _at_once(self, samples: int, params: Tensor) -> int:
@@ -124,37 +139,39 @@ class LocalTraining:
         self,
         params: Tensor,
         counts: Sequence[int],
-        rows: Tensor,
+        places: Tensor,
         rates: Tensor,
         by_sample: Tensor,
+        columns: Tensor | None = None,
         attackers: Sequence[Attacker] | None = None,
     ) -> Tensor:
         """The updates (k, S, P) of k = counts[0] clients that step together.
 
-        Step by step the batches of the first `counts` of them: training rows (batches, n), -1 for none; learning rates
-        (batches, 1, 1); and those of each sample, (batches, 1, n) or (batches, 1, 1), which sum to the former.
+        Step by step the batches of the first `counts` of them: places in `owned` (batches, n), -1 for none; learning
+        rates (batches, 1, 1); and those of each sample, (batches, 1, n) or (batches, 1, 1), which sum to the former.
+        `columns` (k, w): features that each client has; None: all.
         """
         data, device = self.data, params.device
-        rows, rates, by_sample = (_upload(values, device) for values in (rows.clamp(min=0), rates, by_sample))
-        labels = data.y.index_select(0, rows.flatten()).view(rows.shape)
-        decays = rates * self.local.weight_decay
-        trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0)
-        for batch, y, decay, rate in zip(
-            *(values.split(counts) for values in (rows, labels, decays, by_sample)), strict=True
-        ):
-            x = self._features(batch)
+        places, rates, by_sample = (_upload(values, device) for values in (places.clamp(min=0), rates, by_sample))
+        x, rows = data.x, self.owned.index_select(0, places.flatten())
+        labels, decays = data.y.index_select(0, rows).view(places.shape), rates * self.local.weight_decay
+        if columns is not None and self.narrow is not None:
+            x, rows = self.narrow.x, places
+        trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0, columns)
+        plan = (values.split(counts) for values in (rows.view(places.shape), labels, decays, by_sample))
+        for batch, y, decay, rate in zip(*plan, strict=True):
+            features = self._gather(x, batch)
             if attackers is not None:
-                x = x.mul_(data.scale)
-                for attacker, samples, targets in zip(attackers, x, y, strict=False):
+                features.mul_(data.scale)
+                for attacker, samples, targets in zip(attackers, features, y, strict=False):
                     attacker.poison(samples, targets)
-            trainer.step(x, y, rate, decay if self.local.weight_decay else None)
+            trainer.step(features, y, rate, decay if self.local.weight_decay else None)
         updates = self._memory("updates", params.dtype, counts[0], *params.shape)
         trainer.updates(updates)
         return updates
 
-    def _features(self, rows: Tensor) -> Tensor:
-        """Stored features (k, n, d) of the training rows (k, n) as float32, in memory of their own."""
-        x = self.data.x
+    def _gather(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Rows (k, n) of the stored features x as float32 (k, n, d), in memory of their own."""
         stored = self._memory("stored", x.dtype, rows.numel(), x.shape[1])
         torch.index_select(x, 0, rows.flatten(), out=stored)
         if x.dtype != torch.float32:  # images are gathered as bytes, a quarter of the way to memory, then widened
@@ -173,10 +190,33 @@ def _chunks(members: IntArray, size: int) -> list[IntArray]:
     return [members[start : start + size] for start in range(0, len(members), size)]
 
 
-def _shares(rows: Tensor) -> Tensor | float:
-    """Share of each sample in its batch, given rows (batches, n): (batches, 1, n), or 1/n if there is no padding."""
-    real = rows >= 0
-    return 1 / rows.shape[1] if real.all() else (real / real.sum(1, keepdim=True)).unsqueeze(1)
+@dataclass(frozen=True)
+class Narrow:
+    """The training samples without the features that a client does not have: it can learn nothing of them."""
+
+    columns: Tensor
+    """(N, w): the features that are left to each client, as many as the client with the most needs."""
+    x: Tensor
+    """(rows, w): these features of the stored samples, one client after the other."""
+
+
+def _narrow(data: FederatedData) -> Narrow | None:
+    """The samples without features that are 0 in all samples of a client; None if there are few of those."""
+    used = torch.zeros(len(data.shards), data.num_features, dtype=torch.bool, device=data.x.device)
+    for own, rows in zip(used, data.shards, strict=True):
+        for block in rows.split(1024):
+            own |= data.x[block].any(dim=0).bool()  # of bytes, any() gives bytes
+        if own.sum() > MOST_COLUMNS * len(own):
+            return None
+    width = int(used.sum(1).max())
+    columns = used.int().sort(dim=1, descending=True, stable=True).indices[:, :width]
+    return Narrow(columns, torch.cat([data.x[rows][:, own] for rows, own in zip(data.shards, columns, strict=True)]))
+
+
+def _shares(places: Tensor) -> Tensor | float:
+    """Share of each sample in its batch, given places (batches, n): (batches, 1, n), or 1/n without padding."""
+    real = places >= 0
+    return 1 / places.shape[1] if real.all() else (real / real.sum(1, keepdim=True)).unsqueeze(1)
 
 
 def _upload(values: Tensor, device: torch.device) -> Tensor:

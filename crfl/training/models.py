@@ -51,8 +51,11 @@ class Model(Protocol):
     def spectral_norm(self, params: Tensor) -> Tensor:
         """||W||_2 of the weights in parameters (..., P), float64 (...); NaN if the model is not linear."""
 
-    def local_sgd(self, params: Tensor, clients: int, scale: float) -> LocalSGD:
-        """Local training of `clients` clients that all start at `params` (S, P); features are scale * stored."""
+    def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> LocalSGD:
+        """Local training of `clients` clients that all start at `params` (S, P); features are scale * stored.
+
+        `columns` (clients, w), for a linear model: the features that each client's samples x (k, n, w) consist of.
+        """
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ class SoftmaxRegression:
         gram = weights @ weights.mT if self.num_classes <= self.num_features else weights.mT @ weights
         return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
 
-    def local_sgd(self, params: Tensor, clients: int, scale: float) -> SoftmaxSGD:
+    def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> SoftmaxSGD:
         """Local training of `clients` clients that all start at `params` (S, P)."""
-        return SoftmaxSGD(self, params, clients, scale)
+        return SoftmaxSGD(self, params, clients, scale, columns)
 
 
 class SoftmaxSGD:
@@ -123,12 +126,17 @@ class SoftmaxSGD:
     the factor in for nothing.
     """
 
-    def __init__(self, model: SoftmaxRegression, params: Tensor, clients: int, scale: float) -> None:
-        """`params` (S, P): where every client starts."""
-        self.model, self.scale, self.runs, self.start = model, scale, len(params), params
+    def __init__(
+        self, model: SoftmaxRegression, params: Tensor, clients: int, scale: float, columns: Tensor | None = None
+    ) -> None:
+        """`params` (S, P): where every client starts. `columns` (clients, w): the features that each has; None: all."""
+        self.model, self.scale, self.runs, self.columns = model, scale, len(params), columns
         weights, bias = model.split(params)
-        self.weights = weights.flatten(0, 1).repeat(clients, 1, 1)
-        self.bias = bias.reshape(-1, 1).repeat(clients, 1, 1)
+        self.start, self.start_bias = weights.flatten(0, 1).expand(clients, -1, -1), bias.reshape(-1, 1)
+        if columns is not None:
+            self.start = self.start.gather(2, columns[:, None].expand(-1, self.start.shape[1], -1))
+        self.weights = self.start.clone(memory_format=torch.contiguous_format)
+        self.bias = self.start_bias.repeat(clients, 1, 1)
         self.minus_one = params.new_full((), -1.0)
 
     def step(self, x: Tensor, y: Tensor, rates: Tensor, decay: Tensor | None) -> None:
@@ -148,7 +156,11 @@ class SoftmaxSGD:
 
     def updates(self, out: Tensor) -> None:
         """See LocalSGD."""
-        for moved, found, start in zip(
-            (self.weights, self.bias), self.model.split(out), self.model.split(self.start), strict=True
-        ):
-            torch.sub(moved.view(found.shape), start, out=found)
+        weights, bias = self.model.split(out)
+        torch.sub(self.bias.view(bias.shape), self.start_bias.view(bias.shape[1:]), out=bias)
+        each = (*bias.shape, -1)
+        if self.columns is None:
+            torch.sub(self.weights.view(each), self.start.unflatten(1, each[1:3]), out=weights)
+        else:
+            moved = self.weights.sub_(self.start).view(each)
+            weights.zero_().scatter_(3, self.columns[:, None, None].expand(moved.shape), moved)

@@ -66,7 +66,7 @@ class Inbox:
         """Take the updates (k, P) of some of the clients."""
         rows, used = np.searchsorted(self.clients, clients), clip_updates(updates, self.server)
         total = self.weights[rows].to(used) @ used
-        if self.codes[rows].any() or not torch.isfinite(total).all():  # else every update is finite
+        if self.codes[rows].any() or not torch.isfinite(total.sum()):  # else every update is finite
             good = finite(used).cpu().numpy()
             self.codes[rows[~good & (self.codes[rows] == 0)]] = NOT_FINITE
             good = self.codes[rows] == 0

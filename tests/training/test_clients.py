@@ -131,6 +131,67 @@ def test_a_tiny_client_whose_update_is_not_finite_is_found_among_the_others(step
     torch.testing.assert_close(run.params, others.params, rtol=0, atol=1e-6)
 
 
+def sparse(generator):
+    """Six clients with 9 to 40 samples of 30 features, of which each has only some."""
+    sizes = [40, 9, 23, 40, 17, 31]
+    has = torch.rand(len(sizes), 30, generator=generator) < 0.5
+    x = torch.cat([torch.rand(n, 30, generator=generator) * own for n, own in zip(sizes, has, strict=True)])
+    y = torch.randint(0, 3, (len(x),), generator=generator)
+    shards = torch.arange(len(x)).split(sizes)
+    test = Split(torch.rand(20, 30, generator=generator), torch.randint(0, 3, (20,), generator=generator))
+    return FederatedData("custom", x, y, shards, test, 3, image_shape=(5, 6), domain=(0, 1)), has
+
+
+SPARSE = BASE.override(
+    {"data.clients": 6, "local.batch_size": 4, "local.epochs": 2, "attack.trigger": [[0, 0], [1, 1], [4, 5]]}
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"local.keep_last_batch": False, "server.participation": 0.5, "attack.always_present": True},
+        {"server.aggregation": "median", "attack.scale": 3.0},
+        {"local.weight_decay": 0.1},
+        {"attack.poisoned_per_batch": 0, "attack.update": "sign_flip"},
+    ],
+    ids=lambda changes: "-".join(changes) or "plain",
+)
+@pytest.mark.parametrize("memory", [1, 2**23])
+@pytest.mark.parametrize("benign", [False, True])
+def test_features_that_a_client_does_not_have_need_no_training(monkeypatch, changes, memory, benign):
+    monkeypatch.setattr("crfl.training.clients.CHUNK_BYTES", memory)
+    exp, (data, has) = SPARSE.override(changes), sparse(torch.Generator().manual_seed(2))
+    training = LocalTraining(Stack((exp,), (False,), data).model, data, exp.local, exp.seed)
+    if exp.local.weight_decay:
+        assert training.narrow is None  # even an unused weight decays
+    else:
+        width = int(has.sum(1).max())
+        assert training.narrow.x.shape == (len(data.y), width)
+        trained = torch.zeros_like(has).scatter(1, training.narrow.columns, True)
+        assert trained[has].all()
+    params, _ = naive_rounds(exp, data, benign=benign)
+    torch.testing.assert_close(crfl.train(exp, data, benign=benign).params, params, rtol=0, atol=4e-6)
+
+
+def test_a_stack_of_sparse_runs_equals_its_runs():
+    data, _ = sparse(torch.Generator().manual_seed(2))
+    experiments = [SPARSE, SPARSE.override({"attack.scale": 30.0}), SPARSE.override({"attack.round": None})]
+    for exp, run in zip(experiments, crfl.train_stack(experiments, data), strict=True):
+        torch.testing.assert_close(run.params, crfl.train(exp, data).params, rtol=0, atol=4e-6)
+
+
+def test_a_feature_that_nobody_has_keeps_its_weights_to_the_bit():
+    data, _ = sparse(torch.Generator().manual_seed(2))
+    data.x[:, 11] = 0.0
+    exp = SPARSE.override({"attack.round": None, "server.noise": 0.0, "server.clip.start": 1e6})
+    before = Stack((exp,), (False,), data).start().params[0, :90].view(3, 30)
+    after = crfl.train(exp, data).params[:90].view(3, 30)
+    assert torch.equal(after[:, 11], before[:, 11])
+    assert not torch.equal(after[:, 12], before[:, 12])
+
+
 def test_training_again_gives_the_same_bits_whatever_was_trained_before(data):
     first = crfl.train(BASE, data).params
     crfl.train(BASE.override({"seed": 3, "local.batch_size": 4}), data)
