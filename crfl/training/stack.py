@@ -144,15 +144,17 @@ class Stack:
     ) -> IntArray:
         """Give the inboxes the summed updates of tiny clients, if all weigh them alike. Returns these clients."""
         first = inboxes[0]
-        clients = np.setdiff1d(training.tiny(first.clients, sent), list(attacking))
+        clients = training.tiny(first.clients, sent)
+        if not len(clients) or not all(inbox.takes_sums and inbox.weighs_like(first) for inbox in inboxes):
+            return clients[:0]
+        clients = np.setdiff1d(clients, list(attacking))
+        weights = first.weights[np.searchsorted(first.clients, clients)]
         done = [clients[:0]]
-        if len(clients) and all(inbox.takes_sums and inbox.weighs_like(first) for inbox in inboxes):
-            weights = first.weights[np.searchsorted(first.clients, clients)]
-            for members, sums in training.sums(sent, clients, weights, round_):
-                if torch.isfinite(sums.sum()):  # else let the server see whose update is not
-                    done.append(clients[members])
-                    for inbox, total in zip(inboxes, sums, strict=True):
-                        inbox.received += total
+        for members, sums in training.sums(sent, clients, weights, round_):
+            if torch.isfinite(sums.sum()):  # else let the server see whose update is not
+                done.append(clients[members])
+                for inbox, total in zip(inboxes, sums, strict=True):
+                    inbox.received += total
         return np.concatenate(done)
 
     def _poisoned(
