@@ -39,14 +39,14 @@ def keys(seed: int, purpose: str, round_: int, clients: npt.ArrayLike, epoch: in
     return _mix(base + _mix(np.asarray(clients, dtype=np.uint64) + _GOLDEN))
 
 
-def shuffles(keys: Keys, size: int) -> npt.NDArray[np.int64]:
-    """One random order of range(size) for each key, (n, size), at most 2^32 samples each.
+def shuffles(streams: Keys, size: int) -> npt.NDArray[np.int64]:
+    """One random order of range(size) for each of the `keys`, (n, size), at most 2^32 samples each.
 
-    All streams are evaluated at once: ten thousand small clients cost as little as twenty large ones. The order is that
+    The streams are evaluated at once: ten thousand small clients cost as little as twenty large ones. The order is that
     of 32 random bits a sample, ties broken by position.
     """
     position = np.arange(size, dtype=np.uint64)
-    draws = _mix(keys[:, None] + (position + np.uint64(1)) * _GOLDEN)
+    draws = _mix(streams[:, None] + (position + np.uint64(1)) * _GOLDEN)
     low = np.uint64(0xFFFFFFFF)
     draws &= ~low
     draws |= position

@@ -68,12 +68,14 @@ def test_a_finished_run_is_not_trained_again(data, tmp_path, monkeypatch):
     assert again.experiment == other_smoothing
 
 
-def test_an_interrupted_run_goes_on_in_the_same_bits(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("done", [1, 2, 4])
+def test_an_interrupted_run_goes_on_in_the_same_bits(data, tmp_path, monkeypatch, done):
+    """Also if it stops right after a checkpoint."""
     whole = crfl.train(EXP, data, checkpoints=[2, 5])
     original = store.Stack._round
 
     def interrupted(self, state, *rest):
-        if state.round == 4:
+        if state.round == done:
             raise KeyboardInterrupt
         return original(self, state, *rest)
 

@@ -21,8 +21,8 @@ def value_problems(error: ValidationError, root: type[BaseModel]) -> dict[str, s
             problems[key] = f"{key}: unknown setting; {hint}allowed: {', '.join(section)}"
             continue
         allowed = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if key in problems:  # the other members of a union
-            problems[key] += f" or {allowed}"
+        if key in problems:  # the other members of a union, or another wrong entry of the same list
+            problems[key] += "" if problems[key].endswith(allowed) else f" or {allowed}"
         else:
             problems[key] = f"{key}: found {detail['input']!r}, allowed: {allowed}"
     return problems

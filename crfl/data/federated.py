@@ -61,7 +61,14 @@ class RowSplit(Split):
 
     def blocks(self, size: int) -> Iterator[Split]:
         """The samples in order, `size` at a time."""
+        if "x" in vars(self):
+            return super().blocks(size)
         return (Split(self.matrix[rows], y) for rows, y in zip(self.rows.split(size), self.y.split(size), strict=True))
+
+    def take(self, rows: Sequence[int] | Tensor) -> Split:
+        """The samples at the given rows."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return Split(self.matrix[self.rows[index]], self.y[index])
 
     def __reduce__(self) -> tuple[type[Split], tuple[Tensor, Tensor]]:
         """Copies and pickles hold the samples, not the matrix."""

@@ -17,7 +17,7 @@ from crfl import rng
 from crfl.config import Local
 from crfl.data.federated import FederatedData
 from crfl.training.attack import Attacker
-from crfl.training.models import Model, SoftmaxRegression
+from crfl.training.models import LocalSGD, Model, SoftmaxRegression
 
 IntArray = npt.NDArray[np.int64]
 
@@ -36,6 +36,8 @@ class LocalTraining:
     def __init__(self, model: Model, data: FederatedData, local: Local, seed: int) -> None:
         """`data` lies on the device that shall train."""
         self.model, self.data, self.local, self.seed = model, data, local, seed
+        self.linear = model if type(model) is SoftmaxRegression else None
+        """The model, if it is known how its steps depend on the samples."""
         self.sizes = np.asarray(data.sizes, dtype=np.int64)
         whole = -(-self.sizes // local.batch_size) if local.keep_last_batch else self.sizes // local.batch_size
         self.steps = whole * local.epochs
@@ -53,9 +55,8 @@ class LocalTraining:
 
     @cached_property
     def narrow(self) -> Narrow | None:
-        """The samples as a linear model learns from them, if that is less."""
-        linear = isinstance(self.model, SoftmaxRegression) and not self.local.weight_decay
-        return _narrow(self.data) if linear else None
+        """The samples as a linear model learns from them, if that is less. (Decay moves the weights of any feature.)"""
+        return _narrow(self.data) if self.linear and not self.local.weight_decay else None
 
     def updates(
         self, params: Tensor, clients: IntArray, round_: int, attackers: Sequence[Attacker] | None = None
@@ -83,9 +84,12 @@ class LocalTraining:
                 yield members, self._train(params, counts, places, rates, by_sample, columns)
 
     def tiny(self, clients: IntArray, params: Tensor) -> IntArray:
-        """Those of the clients that take one step, if they are more than `updates` can train at once: for `sums`."""
+        """Those of the clients that take one step, if they are more than `updates` can train at once: for `sums`.
+
+        None under a model of which it is not known that its step is a sum over the samples.
+        """
         single = clients[self.steps[clients] == 1]
-        return single if len(single) > self._at_once(self.width, params) else single[:0]
+        return single if self.linear and len(single) > self._at_once(self.width, params) else single[:0]
 
     def sums(
         self, params: Tensor, clients: IntArray, weights: Tensor, round_: int
@@ -96,7 +100,8 @@ class LocalTraining:
         clients can step as one, whose samples carry the weights: ten thousand tiny clients cost what a few large do.
         """
         places = torch.from_numpy(self._batches(clients, round_)[0])
-        rates = self.rates[clients] * weights.to(self.rates).view(-1, 1, 1)
+        unit = weights.mean()  # a step as small as a weight would be lost to rounding
+        rates = self.rates[clients] * (weights / unit).to(self.rates).view(-1, 1, 1)
         by_sample = (rates * _shares(places)).expand(-1, 1, self.width)
         missing = -len(clients) % self.together  # clients without samples fill the last group
         groups = (len(clients) + missing) // self.together
@@ -106,7 +111,7 @@ class LocalTraining:
         for some in _chunks(np.arange(groups), self._at_once(places.shape[1], params)):
             updates = self._train(params, [len(some)], places[some], rates[some], by_sample[some])
             members = np.arange(some[0] * self.together, (some[-1] + 1) * self.together)
-            yield members[members < len(clients)], updates.sum(0)
+            yield members[members < len(clients)], updates.sum(0) * float(unit)
 
     def _batches(self, clients: IntArray, round_: int) -> tuple[npt.NDArray[np.int32], IntArray]:
         """Places in `owned` of all batches of a round, (batches, width), and the number of each client's first batch.
@@ -155,9 +160,12 @@ class LocalTraining:
         places, rates, by_sample = (_upload(values, device) for values in (places.clamp(min=0), rates, by_sample))
         x, rows = data.x, self.owned.index_select(0, places.flatten())
         labels, decays = data.y.index_select(0, rows).view(places.shape), rates * self.local.weight_decay
-        if columns is not None and self.narrow is not None:
+        trainer: LocalSGD
+        if columns is not None and self.narrow is not None and self.linear is not None:
             x, rows = self.narrow.x, places
-        trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0, columns)
+            trainer = self.linear.local_sgd(params, counts[0], data.scale, columns)
+        else:
+            trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0)
         plan = (values.split(counts) for values in (rows.view(places.shape), labels, decays, by_sample))
         for batch, y, decay, rate in zip(*plan, strict=True):
             features = self._gather(x, batch)
@@ -209,7 +217,7 @@ def _narrow(data: FederatedData) -> Narrow | None:
         if own.sum() > MOST_COLUMNS * len(own):
             return None
     width = int(used.sum(1).max())
-    columns = used.int().sort(dim=1, descending=True, stable=True).indices[:, :width]
+    columns = used.int().sort(dim=1, descending=True, stable=True).indices[:, :width].clone()
     return Narrow(columns, torch.cat([data.x[rows][:, own] for rows, own in zip(data.shards, columns, strict=True)]))
 
 

@@ -51,11 +51,8 @@ class Model(Protocol):
     def spectral_norm(self, params: Tensor) -> Tensor:
         """||W||_2 of the weights in parameters (..., P), float64 (...); NaN if the model is not linear."""
 
-    def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> LocalSGD:
-        """Local training of `clients` clients that all start at `params` (S, P); features are scale * stored.
-
-        `columns` (clients, w), for a linear model: the features that each client's samples x (k, n, w) consist of.
-        """
+    def local_sgd(self, params: Tensor, clients: int, scale: float) -> LocalSGD:
+        """Local training of `clients` clients that all start at `params` (S, P); features are scale * stored."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,10 @@ class SoftmaxRegression:
         return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
 
     def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> SoftmaxSGD:
-        """Local training of `clients` clients that all start at `params` (S, P)."""
+        """Local training of `clients` clients that all start at `params` (S, P).
+
+        `columns` (clients, w): the features that each client's samples x (k, n, w) consist of; None: all.
+        """
         return SoftmaxSGD(self, params, clients, scale, columns)
 
 

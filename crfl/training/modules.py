@@ -63,7 +63,7 @@ class ModuleModel:
         """NaN: there is no one weight matrix."""
         return params.new_full(params.shape[:-1], torch.nan, dtype=torch.float64)
 
-    def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> ModuleSGD:
+    def local_sgd(self, params: Tensor, clients: int, scale: float) -> ModuleSGD:
         """Local training of `clients` clients that all start at `params` (S, P)."""
         return ModuleSGD(self, params, clients, scale)
 

@@ -42,17 +42,19 @@ class Inbox:
         self.server, self.rule, self.clients, self.sizes = server, rule, clients, torch.from_numpy(sizes)
         self.codes, self.norms = np.zeros(len(clients), dtype=np.int64), np.zeros(len(clients))
         """Why the update of a client was dropped, by code, and the norms of the watched ones as aggregated, (n,)."""
-        self.watched = np.isin(clients, watched) if watched else np.zeros(len(clients), dtype=bool)
+        self.watched = np.isin(clients, watched)
         shares = next((shares(self.sizes) for known, shares in SHARES.items() if known is rule), None)
-        self.summed = shares is not None
+        self.linear = shares is not None
+        """Whether the rule is a weighted sum, with weights known beforehand."""
         self.weights = torch.ones(len(clients)) if shares is None else shares / shares.sum()
-        self.received = like.new_zeros(1 if self.summed else len(clients), len(like))
+        """(n,); all 1 where the rule finds its weights itself."""
+        self.received = like.new_zeros(1 if self.linear else len(clients), len(like))
         """The weighted sum of the updates, (1, P), or all of them, (n, P)."""
 
     @property
     def takes_sums(self) -> bool:
         """Whether a weighted sum of updates does as well as the updates."""
-        return self.summed and self.server.update_clip is None
+        return self.linear and self.server.update_clip is None
 
     def weighs_like(self, other: Inbox) -> bool:
         """Whether the same clients have the same weights here and there."""
@@ -72,7 +74,7 @@ class Inbox:
             good = self.codes[rows] == 0
             rows, used = rows[good], used[good]
             total = self.weights[rows].to(used) @ used
-        if self.summed:
+        if self.linear:
             self.received += total
         else:
             self.received[rows] = used
@@ -87,7 +89,7 @@ class Inbox:
         """
         kept = torch.from_numpy(self.codes == 0)
         weights = torch.zeros(len(kept), dtype=torch.float64)
-        if self.summed:
+        if self.linear:
             weights[kept] = self.weights[kept]
             total = 1.0 if kept.all() else float(weights.sum())
             return Aggregate(self.received[0] / total, weights / total)
@@ -95,7 +97,7 @@ class Inbox:
         found = self.rule(updates, self.sizes[kept].to(updates.device), self.server)
         found = checked(found, updates, self.server.aggregation)
         weights[kept] = found.weights.double().cpu()
-        return Aggregate(found.update, weights)
+        return Aggregate(found.update.to(updates.dtype), weights)
 
 
 def clip_updates(updates: Tensor, server: Server) -> Tensor:

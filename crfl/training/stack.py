@@ -129,7 +129,7 @@ class Stack:
             for i, (inbox, crew) in enumerate(zip(inboxes, crews, strict=True)):
                 mine = takes_part[i, trained[members]]
                 clients, learnt = trained[members[mine]], updates[:, i] if mine.all() else updates[mine, i]
-                for row in np.flatnonzero(np.isin(clients, list(crew))) if crew else ():
+                for row in np.flatnonzero(np.isin(clients, list(crew))):
                     client = clients[row]
                     update = self._sent(i, crew[client], poisoned[i].get(client, learnt[row]), sent[i], round_)
                     if isinstance(update, Tensor) and update.shape == sent[i].shape:

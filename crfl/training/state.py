@@ -32,7 +32,12 @@ class TrainingState:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All of it, on the CPU, by name."""
-        tensors = {"params": self.params, "measures": torch.stack(self.measures), "facts": torch.stack(self.facts)}
+        # A round that is a checkpoint shares its parameters with it; a file's tensors may not share memory.
+        tensors = {
+            "params": self.params.clone(),
+            "measures": torch.stack(self.measures),
+            "facts": torch.stack(self.facts),
+        }
         kept = {f"checkpoint {round_}": params for round_, params in self.checkpoints.items()}
         return {name: t.cpu().contiguous() for name, t in (tensors | kept).items()}
 

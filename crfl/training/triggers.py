@@ -1,7 +1,7 @@
 """Backdoor patterns on pixels or features, and test sets that carry them.
 
 A trigger is a callable: features (m, d) in real units -> features with the trigger on, (m, d). It treats each sample by
-itself. Whatever it returns is clamped to the data's domain.
+itself, and the same sample always alike. Whatever it returns is clamped to the data's domain.
 """
 
 from __future__ import annotations

@@ -74,6 +74,9 @@ def test_a_split_of_rows_is_the_split_of_a_copy():
     assert "x" not in vars(fresh)
     assert torch.equal(fresh.x, plain.x)
     assert fresh.x is fresh.x
+    fresh.x[0] = 7.0  # blocks show what x is
+    assert float(next(fresh.blocks(5)).x[0, 0]) == 7.0
+    fresh = RowSplit(x, rows, plain.y)
     for same in (pickle.loads(pickle.dumps(fresh)), copy.deepcopy(fresh), fresh.take(range(5))):
         assert type(same) is Split
         assert torch.equal(same.x, plain.x)

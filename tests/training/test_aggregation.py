@@ -232,7 +232,7 @@ def test_too_few_clients_for_a_rule(name, n):
 def test_ones_own_rule(uneven, monkeypatch):
     def largest_client(updates, sizes, server):
         weights = (sizes == sizes.max()).double()
-        return Aggregate(weights.float() @ updates, weights)
+        return Aggregate(weights @ updates.double(), weights)  # of another dtype
 
     monkeypatch.setitem(AGGREGATORS, "largest_client", largest_client)
     run = crfl.train(EXP.override({"server.aggregation": "largest_client", "data.clients": 7}), uneven)

@@ -9,6 +9,7 @@ from crfl.data.federated import FederatedData, Split
 from crfl.errors import HostileUpdateWarning
 from crfl.training.aggregation import mean
 from crfl.training.clients import LocalTraining
+from crfl.training.models import SoftmaxRegression
 from crfl.training.server import Inbox
 from crfl.training.stack import Stack
 from tests.training.naive import naive_rounds
@@ -81,6 +82,40 @@ def test_tiny_clients_equal_the_naive_loop(data, stepped_together, monkeypatch, 
     for known, expected in zip(run.record.rounds, weights, strict=True):
         assert known.weights == pytest.approx([expected.get(i, 0.0) for i in range(CLIENTS)], abs=1e-12)
     assert stepped_together[0] >= 100
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_small_steps_of_thousands_of_clients_are_not_lost_to_rounding(stepped_together, monkeypatch, decay):
+    """One step of all is one step on their joint gradient, here in float64."""
+    monkeypatch.setattr("crfl.training.clients.CHUNK_BYTES", 2**18)
+    clients, generator = 8000, torch.Generator().manual_seed(4)
+    x, y = torch.rand(2 * clients, 12, generator=generator), torch.randint(0, 3, (2 * clients,), generator=generator)
+    data = FederatedData("custom", x, y, torch.arange(len(x)).split(2), Split(x[:9], y[:9]), 3)
+    exp = BASE.override(
+        {
+            "data.clients": clients,
+            "local.learning_rate": 0.001,
+            "local.weight_decay": decay,
+            "attack.round": None,
+            "server.rounds": 1,
+            "server.clip.start": 1e6,
+        }
+    )
+    model, start = SoftmaxRegression(12, 3), Stack((exp,), (False,), data).start().params[0].double()
+    expected = -0.001 * (model.gradient(start, x.double(), y) + decay * start)
+    moved = crfl.train(exp, data).params.double() - start
+    assert stepped_together[0] == clients
+    assert float((moved - expected).norm() / expected.norm()) < 1e-3  # the parameters themselves are float32
+
+
+def test_a_model_of_ones_own_steps_client_by_client(stepped_together, monkeypatch):
+    """Its step may be anything: here samples of one batch see each other."""
+    monkeypatch.setattr("crfl.training.clients.CHUNK_BYTES", 2**15)
+    data = images(torch.Generator().manual_seed(0))
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(36, track_running_stats=False), torch.nn.Linear(36, 3))
+    exp = BASE.override({"local.batch_size": 8, "server.rounds": 1, "attack.round": None})
+    crfl.train(exp, data, model=module)
+    assert stepped_together[0] == 0
 
 
 @pytest.mark.parametrize(
