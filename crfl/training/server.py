@@ -66,7 +66,8 @@ class Inbox:
 
     def add(self, clients: IntArray, updates: Tensor) -> None:
         """Take the updates (k, P) of some of the clients."""
-        rows, used = np.searchsorted(self.clients, clients), clip_updates(updates, self.server)
+        rows, clip = np.searchsorted(self.clients, clients), self.server.update_clip
+        used = updates if clip is None else project(updates, clip)
         total = self.weights[rows].to(used) @ used
         if self.codes[rows].any() or not torch.isfinite(total.sum()):  # else every update is finite
             good = finite(used).cpu().numpy()
@@ -98,11 +99,6 @@ class Inbox:
         found = checked(found, updates, self.server.aggregation)
         weights[kept] = found.weights.double().cpu()
         return Aggregate(found.update.to(updates.dtype), weights)
-
-
-def clip_updates(updates: Tensor, server: Server) -> Tensor:
-    """The updates (..., P), each projected on the ball of radius server.update_clip (S) if that is set."""
-    return updates if server.update_clip is None else project(updates, server.update_clip)
 
 
 def norm(params: Tensor) -> Tensor:
