@@ -15,8 +15,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## speed and memory against hand-written rivals; needs the data under CRFL_DATA_DIR
+bench: $(VENV)/installed  ## speed and memory against hand-written rivals, LOAN at full size; needs the data under CRFL_DATA_DIR
 	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/loan_scale.py
 
 docs: $(VENV)/installed  ## the documentation site, into docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build

@@ -9,6 +9,6 @@ from benchmarks.table import show
 
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
-    for part in (training.machine, training.rows, certification.rows, footprint.rows):
+    for part in (training.machine, training.rows, certification.rows, footprint.rows, training.on_gpu):
         show(part())
         print()

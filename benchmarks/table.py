@@ -13,7 +13,8 @@ class Row:
     """One claim: what was measured, and what it should be."""
 
     claim: str
-    measured: float
+    measured: float | None
+    """None: there is no GPU to measure it on."""
     target: float | None = None
     """None: a number to compare with, not a claim."""
     unit: str = ""
@@ -25,6 +26,8 @@ class Row:
         """Target and whether it is met, as cells of the table."""
         if self.target is None:
             return "| |"
+        if self.measured is None:
+            return f"| {'>=' if self.at_least else '<='} {self.target:g} {self.unit} | not measured |"
         met = self.measured >= self.target if self.at_least else self.measured <= self.target
         return f"| {'>=' if self.at_least else '<='} {self.target:g} {self.unit} | {'yes' if met else '**no**'} |"
 
@@ -51,4 +54,5 @@ def show(rows: list[Row]) -> None:
     """The rows as a Markdown table."""
     print("| claim | measured | target | met |\n|---|---|---|---|")
     for row in rows:
-        print(f"| {row.claim} | {row.measured:.3g} {row.unit} {row.verdict}")
+        measured = "no GPU here" if row.measured is None else f"{row.measured:.3g} {row.unit}"
+        print(f"| {row.claim} | {measured} {row.verdict}")
