@@ -23,7 +23,7 @@ PRODUCT = 500
 
 
 class Evaluation:
-    """The test set, laid out once for `measure`; a backdoored set is kept as its difference from the clean one.
+    """Measures models on the test set, block by block; a backdoored set is kept as its difference from the clean one.
 
     Attack success counts triggered samples of other classes that are predicted as the target; NaN where nobody attacks.
     """
