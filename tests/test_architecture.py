@@ -14,6 +14,7 @@ FLOORS = [
     "errors",
     "config",
     "rng",
+    "products",
     "data",
     "training",
     "certification",

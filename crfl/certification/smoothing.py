@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from crfl import products
 from crfl.certification._checks import IntArray, nonnegative, positive_int
 from crfl.errors import CertificateError
 from crfl.training.models import Model, SoftmaxRegression
@@ -95,7 +96,7 @@ def _linear_ballot(model: Model, models: Tensor, x: Tensor) -> Tensor:
     """All logits by one large product. Class-major, so that the maximum over classes is elementwise."""
     assert isinstance(model, SoftmaxRegression)
     weights, bias = (part.transpose(0, 1).flatten(0, 1) for part in model.split(models))
-    logits = torch.addmm(bias.unsqueeze(1), weights, x.t())
+    logits = products.inner(weights, x).add_(bias.unsqueeze(1))
     return _votes(logits.view(model.num_classes, len(models), len(x)))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crfl import products
 from crfl.config import Experiment
 from crfl.config.sections import Trigger as TriggerSetting
 from crfl.data.federated import FederatedData, Split
@@ -18,8 +19,8 @@ MEASURES = ("loss", "accuracy", "attack_success_rate")
 
 BLOCK = 2**14
 """Samples that are judged at a time: logits of all would be large."""
-PRODUCT = 500
-"""Samples of one product: many small products side by side are faster than one large one with few rows."""
+TRIGGERED = 500
+"""Samples that a trigger gets at a time, as it may make several copies of them."""
 
 
 class Evaluation:
@@ -71,10 +72,7 @@ def _logits(model: Model, params: Tensor, x: Tensor) -> Tensor:
     if not isinstance(model, SoftmaxRegression):
         return model.logits(params, x).mT
     weights, bias = model.split(params)
-    rows, whole = weights.flatten(0, 1), len(x) // PRODUCT * PRODUCT
-    blocks = rows @ x[:whole].view(-1, PRODUCT, x.shape[1]).mT
-    logits = torch.cat([blocks.transpose(0, 1).flatten(1), rows @ x[whole:].mT], dim=1)
-    return logits.view(*bias.shape, -1).add_(bias.unsqueeze(2))
+    return products.inner(weights.flatten(0, 1), x).view(*bias.shape, -1).add_(bias.unsqueeze(2))
 
 
 def _moved_logits(model: Model, params: Tensor, logits: Tensor, x: Tensor, columns: Tensor, change: Tensor) -> Tensor:
@@ -89,11 +87,11 @@ def _moved_logits(model: Model, params: Tensor, logits: Tensor, x: Tensor, colum
 def _sparse_change(test: Split, num_features: int, trigger: Trigger) -> tuple[Tensor, Tensor]:
     """The columns (k,) that the trigger touches and its change of them (m, k): few for a pixel pattern."""
     touched = torch.zeros(num_features, dtype=torch.bool, device=test.y.device)
-    for block in test.blocks(PRODUCT):  # small ones, as a trigger may make several copies
+    for block in test.blocks(TRIGGERED):
         touched |= (trigger(block.x) != block.x).any(dim=0)
     columns = touched.nonzero().flatten()
     # Allocated at once: pieces kept between blocks that are freed would keep the blocks' memory, too.
     change = torch.empty(len(test), len(columns), device=test.y.device)
-    for block, out in zip(test.blocks(PRODUCT), change.split(PRODUCT), strict=True):
+    for block, out in zip(test.blocks(TRIGGERED), change.split(TRIGGERED), strict=True):
         torch.sub(trigger(block.x)[:, columns], block.x[:, columns], out=out)
     return columns, change

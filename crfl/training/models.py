@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crfl import products
+
 
 class LocalSGD(Protocol):
     """Local training of n clients times S runs, all stepping together on cross entropy."""
@@ -143,7 +145,7 @@ class SoftmaxSGD:
         """See LocalSGD."""
         k, n = y.shape
         weights, bias = self.weights[:k], self.bias[:k]
-        logits = torch.baddbmm(bias, weights, x.mT, alpha=self.scale)
+        logits = torch.add(bias, products.batched_inner(weights, x), alpha=self.scale)
         residual = logits.view(k, self.runs, self.model.num_classes, n).softmax(dim=2)
         index = y.view(k, 1, 1, n).expand(k, self.runs, 1, n)
         residual.scatter_add_(2, index, self.minus_one.expand(index.shape))
@@ -151,7 +153,7 @@ class SoftmaxSGD:
         if decay is not None:
             weights.mul_(1 - decay)
             bias.mul_(1 - decay)
-        weights.baddbmm_(residual, x, alpha=-self.scale)
+        products.add_batched(weights, residual, x, alpha=-self.scale)
         bias.sub_(residual.sum(dim=2, keepdim=True))
 
     def updates(self, out: Tensor) -> None:

@@ -1,0 +1,60 @@
+"""Matrix products in float32 at the full speed of the processor.
+
+On AMD's processors torch multiplies, by MKL, with half of the vector width, but convolves, by oneDNN, with all of it. A
+product is a convolution whose kernel covers one position, a batch of products one with a group for each: up to three
+times as fast. On other hardware and for shapes that gain nothing, these functions are torch's products. Both ways agree
+up to the rounding of float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+WIDE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether the processor has the vectors that make convolutions the faster products."""
+DILATION = 2
+"""Without meaning for one position, but torch leaves oneDNN out without it when it has a single thread."""
+PIECE = 500
+"""Rows of one product of few rows by many: several products side by side are then faster than one, in MKL."""
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T (r, n), contiguous, of a (r, d) and b (n, d)."""
+    (r, d), n = a.shape, len(b)
+    if _convolves(a) and min(r, n) >= 8 and max(r, n) >= 500 and r * n * d >= 2**24:
+        if r < n:
+            return inner(b, a).mT.contiguous()
+        image = a.contiguous().view(1, 1, r, d).permute(0, 3, 1, 2)  # channels last, and so is the result
+        return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT
+    if a.device.type != "cpu" or r >= n:
+        return a @ b.mT
+    whole = n - n % PIECE
+    pieces = a @ b[:whole].view(-1, PIECE, d).mT
+    return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
+
+
+def batched_inner(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T (k, r, n) of a (k, r, d) and b (k, n, d)."""
+    (k, r, d), n = a.shape, b.shape[1]
+    if not (_convolves(a) and k > 1 and r > 32 and n >= 50 and 512 <= d <= 2048 and k * r * n * d >= 2**23):
+        return a @ b.mT
+    image = b.transpose(0, 1).contiguous().view(1, 1, n, k * d).permute(0, 3, 1, 2)
+    found = functional.conv2d(image, a.reshape(k * r, d, 1, 1), dilation=DILATION, groups=k)
+    return found[0, :, 0].contiguous().view(k, r, n)
+
+
+def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
+    """Add alpha a b to c (k, r, d), given a (k, r, n) and b (k, n, d)."""
+    (k, r, n), d = a.shape, b.shape[2]
+    odd = r % 4 or n % 4  # else oneDNN takes another, slower way
+    if not (_convolves(a) and k > 1 and odd and n >= 50 and k * r * n * d >= 2**23):
+        c.baddbmm_(a, b, alpha=alpha)
+        return
+    found = functional.conv1d(b.reshape(1, k * n, d), a.reshape(k * r, n, 1), dilation=DILATION, groups=k)
+    c.add_(found.view(k, r, d), alpha=alpha)
+
+
+def _convolves(a: Tensor) -> bool:
+    return WIDE and a.device.type == "cpu" and a.dtype == torch.float32

@@ -1,0 +1,88 @@
+"""Products by convolution and by torch's own products are the same products."""
+
+import pytest
+import torch
+
+from crfl import products
+
+SMALL = [(3, 4, 5, 6), (1, 10, 20, 7)]
+LARGE = [
+    (4, 10, 100, 657),  # MNIST: a client's classes, samples, features
+    (2, 47, 200, 784),  # EMNIST
+    (3, 33, 52, 1000),
+    (2, 50, 64, 2048),
+    (16, 9, 800, 90),  # LOAN
+    (4, 8, 100, 784),  # both multiples of 4
+]
+
+
+@pytest.fixture(params=[False, True], ids=["multiplied", "convolved"])
+def wide(request, monkeypatch):
+    monkeypatch.setattr(products, "WIDE", request.param)
+    return request.param
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def assert_product(found, a, b):
+    """`found` is a b but for the rounding of float32, and contiguous."""
+    exact, size = a.double() @ b.double(), a.double().abs() @ b.double().abs()
+    assert found.dtype == a.dtype
+    assert found.is_contiguous()
+    assert ((found - exact).abs() <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize(("k", "r", "n", "d"), SMALL + LARGE)
+def test_batches_of_products(wide, k, r, n, d):
+    a, b = normal(k, r, d), normal(k, n, d, seed=1)
+    assert_product(products.batched_inner(a, b), a, b.mT)
+    start, c = normal(k, r, d, seed=2), normal(k, r, n, seed=3)
+    found = start.clone()
+    products.add_batched(found, c, b, -0.25)
+    size = c.double().abs() @ b.double().abs() + start.abs()
+    assert ((found - (start - 0.25 * c.double() @ b.double())).abs() <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize(
+    ("r", "n", "d"),
+    [(10, 9999, 784), (1020, 512, 784), (512, 1020, 91), (3, 2000, 800), (7, 30, 4), (900, 40, 500), (10, 1000, 1)],
+)
+def test_inner_products(wide, r, n, d):
+    a, b = normal(r, d), normal(n, d, seed=1)
+    assert_product(products.inner(a, b), a, b.mT)
+    a, b = normal(d, r).mT, normal(n, 2 * d)[:, ::2]  # not contiguous
+    assert_product(products.inner(a, b), a, b.mT)
+
+
+def test_other_types_and_threads(monkeypatch):
+    monkeypatch.setattr(products, "WIDE", True)
+    a, b = normal(600, 300, dtype=torch.float64), normal(600, 300, seed=1, dtype=torch.float64)
+    assert (products.inner(a, b) - a @ b.mT).abs().max() < 1e-10
+    several, a, b = torch.get_num_threads(), normal(600, 300), normal(600, 300, seed=1)
+    try:
+        torch.set_num_threads(1)
+        assert_product(products.inner(a, b), a, b.mT)
+    finally:
+        torch.set_num_threads(several)
+
+
+def test_convolutions_are_taken_for_the_shapes_of_the_paper(monkeypatch):
+    """Else the benchmarks' speed would be lost without a sign."""
+    monkeypatch.setattr(products, "WIDE", True)
+    taken = []
+    for name in ("conv1d", "conv2d"):
+        real = getattr(torch.nn.functional, name)
+        monkeypatch.setattr(
+            products.functional, name, lambda *args, real=real, **kwargs: taken.append(1) or real(*args, **kwargs)
+        )
+    products.inner(normal(10, 784), normal(10_000, 784))
+    products.inner(normal(1020, 784), normal(512, 784))
+    products.batched_inner(normal(2, 47, 784), normal(2, 200, 784))
+    products.add_batched(normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
+    assert len(taken) == 4
+    products.inner(normal(2, 784), normal(10_000, 784))
+    products.batched_inner(normal(20, 10, 657), normal(20, 100, 657))
+    products.add_batched(normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
+    assert len(taken) == 4
