@@ -17,6 +17,7 @@ import crfl
 from benchmarks.many_clients import images
 from benchmarks.rivals import HandWritten, WithDataLoader
 from benchmarks.table import Row, alternate
+from crfl.products import inner
 from crfl.training.clients import LocalTraining
 from crfl.training.models import SoftmaxRegression
 from crfl.training.stack import Stack
@@ -103,9 +104,9 @@ def on_gpu() -> list[Row]:
 
 @cache
 def gemm_rate() -> float:
-    """FLOP/s of a large product in float32."""
+    """FLOP/s of a large product in float32, as crfl multiplies."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return 2 * 2048**3 / alternate(lambda: a @ b)[0]
+    return 2 * 2048**3 / alternate(lambda: inner(a, b))[0]
 
 
 def machine() -> list[Row]:
