@@ -35,14 +35,14 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
 
 
-def batched_inner(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T (k, r, n) of a (k, r, d) and b (k, n, d)."""
+def batched_affine(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """alpha a b^T + c (k, r, n) of a (k, r, d), b (k, n, d) and c (k, r, 1)."""
     (k, r, d), n = a.shape, b.shape[1]
     if not (_convolves(a) and k > 1 and r > 32 and n >= 50 and 512 <= d <= 2048 and k * r * n * d >= 2**23):
-        return a @ b.mT
+        return torch.baddbmm(c, a, b.mT, alpha=alpha)
     image = b.transpose(0, 1).contiguous().view(1, 1, n, k * d).permute(0, 3, 1, 2)
     found = functional.conv2d(image, a.reshape(k * r, d, 1, 1), dilation=DILATION, groups=k)
-    return found[0, :, 0].contiguous().view(k, r, n)
+    return torch.add(c, found[0, :, 0].contiguous().view(k, r, n), alpha=alpha)
 
 
 def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:

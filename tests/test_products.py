@@ -37,7 +37,8 @@ def assert_product(found, a, b):
 @pytest.mark.parametrize(("k", "r", "n", "d"), SMALL + LARGE)
 def test_batches_of_products(wide, k, r, n, d):
     a, b = normal(k, r, d), normal(k, n, d, seed=1)
-    assert_product(products.batched_inner(a, b), a, b.mT)
+    bias = normal(k, r, 1, seed=4)
+    assert_product(products.batched_affine(a, b, bias, 0.5) - bias, a / 2, b.mT)
     start, c = normal(k, r, d, seed=2), normal(k, r, n, seed=3)
     found = start.clone()
     products.add_batched(found, c, b, -0.25)
@@ -79,10 +80,10 @@ def test_convolutions_are_taken_for_the_shapes_of_the_paper(monkeypatch):
         )
     products.inner(normal(10, 784), normal(10_000, 784))
     products.inner(normal(1020, 784), normal(512, 784))
-    products.batched_inner(normal(2, 47, 784), normal(2, 200, 784))
+    products.batched_affine(normal(2, 47, 784), normal(2, 200, 784), normal(2, 47, 1), 1.0)
     products.add_batched(normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
     assert len(taken) == 4
     products.inner(normal(2, 784), normal(10_000, 784))
-    products.batched_inner(normal(20, 10, 657), normal(20, 100, 657))
+    products.batched_affine(normal(20, 10, 657), normal(20, 100, 657), normal(20, 10, 1), 1.0)
     products.add_batched(normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
     assert len(taken) == 4

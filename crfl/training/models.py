@@ -145,7 +145,7 @@ class SoftmaxSGD:
         """See LocalSGD."""
         k, n = y.shape
         weights, bias = self.weights[:k], self.bias[:k]
-        logits = torch.add(bias, products.batched_inner(weights, x), alpha=self.scale)
+        logits = products.batched_affine(weights, x, bias, alpha=self.scale)
         residual = logits.view(k, self.runs, self.model.num_classes, n).softmax(dim=2)
         index = y.view(k, 1, 1, n).expand(k, self.runs, 1, n)
         residual.scatter_add_(2, index, self.minus_one.expand(index.shape))
