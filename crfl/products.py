@@ -42,7 +42,7 @@ def batched_affine(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
         return torch.baddbmm(c, a, b.mT, alpha=alpha)
     image = b.transpose(0, 1).contiguous().view(1, 1, n, k * d).permute(0, 3, 1, 2)
     found = functional.conv2d(image, a.reshape(k * r, d, 1, 1), dilation=DILATION, groups=k)
-    return torch.add(c, found[0, :, 0].contiguous().view(k, r, n), alpha=alpha)
+    return torch.add(c, found[0, :, 0].view(k, r, n), alpha=alpha, out=a.new_empty(k, r, n))
 
 
 def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
