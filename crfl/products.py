@@ -27,7 +27,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
         if r < n:
             return inner(b, a).mT.contiguous()
         image = a.contiguous().view(1, 1, r, d).permute(0, 3, 1, 2)  # channels last, and so is the result
-        return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT
+        return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT.contiguous()
     if a.device.type != "cpu" or r >= n:
         return a @ b.mT
     whole = n - n % PIECE
@@ -42,7 +42,7 @@ def batched_affine(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
         return torch.baddbmm(c, a, b.mT, alpha=alpha)
     image = b.transpose(0, 1).contiguous().view(1, 1, n, k * d).permute(0, 3, 1, 2)
     found = functional.conv2d(image, a.reshape(k * r, d, 1, 1), dilation=DILATION, groups=k)
-    return torch.add(c, found[0, :, 0].view(k, r, n), alpha=alpha, out=a.new_empty(k, r, n))
+    return torch.add(c, found[0, :, 0].view(k, r, n), alpha=alpha, out=a.new_empty(k, r, n))  # in order
 
 
 def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
@@ -53,7 +53,7 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
         c.baddbmm_(a, b, alpha=alpha)
         return
     found = functional.conv1d(b.reshape(1, k * n, d), a.reshape(k * r, n, 1), dilation=DILATION, groups=k)
-    c.add_(found.view(k, r, d), alpha=alpha)
+    c.add_(found.reshape(k, r, d), alpha=alpha)
 
 
 def _convolves(a: Tensor) -> bool:

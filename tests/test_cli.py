@@ -80,6 +80,7 @@ def test_a_run_without_attackers(call, config, tmp_path):
         (["--set", "server.noise=-1", "--set", "attack.round=999"], "2 problems"),
         (["--set", "server.noise"], "key=value"),
         (["--set", "attack.trigger=[[9, 9]]"], "attack.trigger: found pixel [9, 9]"),
+        (["--device", "gpu"], "device: found 'gpu', allowed: cpu"),
     ],
 )
 def test_wrong_settings_are_named(call, config, tmp_path, args, message):

@@ -8,6 +8,7 @@ from torch import nn
 
 import crfl
 from crfl import products
+from crfl.errors import SettingsError
 from crfl.training.aggregation import AGGREGATORS
 from crfl.training.loop import train_pair
 from crfl.training.malicious import MALICIOUS
@@ -36,6 +37,12 @@ def test_the_pretended_device_refuses_what_a_real_one_would():
         assert x.device.type == DEVICE
         assert (x @ torch.ones(3, device=DEVICE) * torch.tensor(2.0)).cpu().tolist() == [6.0, 24.0]
         assert not device.waits  # this is not the library's code
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:999"])
+def test_a_device_that_is_not_there_is_named(data, name):
+    with pytest.raises(SettingsError, match=f"device: found '{name}', allowed: cpu"):
+        crfl.train(EXP, data, device=name)
 
 
 @pytest.mark.filterwarnings("ignore::crfl.errors.HostileUpdateWarning")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from crfl.cli import options
+
 if TYPE_CHECKING:
     from crfl.reproduction import Figure, Lab
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data sets.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Mean and band over so many seeds.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs that train at the same time.")
-@click.option("--device", default="cpu", show_default=True, help="Where to train and vote: cpu, cuda, ...")
+@options.device
 @click.option("--out", default=Path("runs/reproduction"), show_default=True, type=click.Path(path_type=Path))
 def reproduce(
     figures: tuple[str, ...], smoke: bool, data: Path | None, seeds: int, jobs: int, device: str, out: Path

@@ -26,10 +26,20 @@ def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return changes
 
 
+def _usable(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value != "cpu":
+        from crfl.data.federated import usable
+
+        usable(value)
+    return value
+
+
 changes = click.option(
     "--set", "changes", multiple=True, callback=_parse, metavar="KEY=VALUE", help="Override a setting; may be repeated."
 )
-device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, ...")
+device = click.option(
+    "--device", default="cpu", show_default=True, callback=_usable, help="Where to compute: cpu, cuda, ..."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 config = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))

@@ -14,10 +14,21 @@ import torch
 from torch import Tensor
 
 from crfl.data import arrays
-from crfl.errors import DataError
+from crfl.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """The device; SettingsError unless PyTorch can use it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # no such name or number, no driver, a build without it
+        reason = str(error).splitlines()[0]
+        raise SettingsError(
+            [f"device: found {str(device)!r}, allowed: cpu, or what PyTorch can use ({reason})"]
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -208,7 +219,11 @@ class FederatedData:
         return self.x[rows].float() * self.scale
 
     def to(self, device: str | torch.device) -> FederatedData:
-        """The same data with its tensors on `device`; the shards' row numbers stay on the CPU."""
+        """The same data with its tensors on `device`; the shards' row numbers stay on the CPU.
+
+        SettingsError if PyTorch cannot use the device.
+        """
+        device = usable(device)
         return replace(self, x=self.x.to(device), y=self.y.to(device), test=self.test.to(device))
 
     @cached_property
