@@ -1,9 +1,9 @@
 """Matrix products in float32 at the full speed of the processor.
 
-On AMD's processors torch multiplies, by MKL, with half of the vector width, but convolves, by oneDNN, with all of it. A
-product is a convolution whose kernel covers one position, a batch of products one with a group for each: up to three
-times as fast. On other hardware and for shapes that gain nothing, these functions are torch's products. Both ways agree
-up to the rounding of float32.
+On a processor with AVX-512, torch's products (by MKL) use half of the vector width unless Intel made it; its
+convolutions (by oneDNN) use all of it. A product is a convolution whose kernel covers one position, a batch of products
+one with a group for each: on AMD's processors up to three times as fast. Without AVX-512, on an accelerator, and for
+shapes that gain nothing, these functions are torch's products. Both ways agree up to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -57,4 +57,4 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
 
 
 def _convolves(a: Tensor) -> bool:
-    return WIDE and a.device.type == "cpu" and a.dtype == torch.float32
+    return WIDE and a.device.type == "cpu" and a.dtype == torch.float32 and bool(torch.backends.mkldnn.enabled)

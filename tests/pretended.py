@@ -1,7 +1,7 @@
 """A pretended accelerator, for machines without one.
 
 Its tensors are computed on the CPU, but say that they lie on another device ("meta", which needs no driver) and refuse
-to be mixed with tensors of the CPU, as those of a real one would. It notes where the library waits for the device.
+to be mixed with tensors of the CPU, as those of a real one do. It notes where the library waits for the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ops = torch.ops.aten
 CROSSING = {ops.copy_.default, ops._to_copy.default}
 INDEXING = {ops.index.Tensor, ops.index_put_.default, ops._index_put_impl_.default, ops._unsafe_index.Tensor}
 TO_NUMBERS = {ops._local_scalar_dense.default, ops.equal.default}
-WAITING = TO_NUMBERS | {ops.nonzero.default, ops.masked_select.default}
+WAITING = TO_NUMBERS | {ops.nonzero.default, ops.masked_select.default, ops._linalg_eigh.default}
 
 
 class OnDevice(torch.Tensor):
@@ -61,8 +61,8 @@ class Accelerator(TorchDispatchMode):
             return args[0]
         device = kwargs.get("device")
         goes = bool(there) if device is None else torch.device(device).type == DEVICE
-        if there:
-            self.check(func, args, there, here, goes)
+        if there or (goes and here):
+            self.check(func, args, kwargs, there, here, goes)
         if device is not None:
             kwargs["device"] = torch.device("cpu")
         found = func(*tree_map(bare, args), **tree_map(bare, kwargs))
@@ -75,14 +75,16 @@ class Accelerator(TorchDispatchMode):
 
         return tree_map(lambda value: wrapped(value) if isinstance(value, torch.Tensor) else value, found)
 
-    def check(self, func, args, there, here, stays):
+    def check(self, func, args, kwargs, there, here, goes):
         """RuntimeError for an operation that a real device would refuse; a note if it has to be waited for."""
-        strangers = [t for t in here if t.dim() > 0]
-        if strangers and func not in CROSSING and not (func in INDEXING and isinstance(args[0], OnDevice)):
+        indices = [t for t in tree_leaves(args[1]) if t is not None] if func in INDEXING else []
+        strangers = [t for t in here if t.dim() > 0 and not any(t is index for index in indices)]
+        if strangers and func not in CROSSING:
             raise RuntimeError(f"{func}: found tensors on the device and, of shape {strangers[0].shape}, on the CPU")
-        back = func in CROSSING and (not stays or not isinstance(args[0], OnDevice))
-        masks = func in INDEXING and any(t.dtype == torch.bool for t in tree_leaves(args[1]) if t is not None)
-        if func in WAITING or back or masks:
+        between = func in CROSSING and (bool(here) or not goes)
+        patient = func is ops._to_copy.default and goes and kwargs.get("non_blocking")
+        looked_at = any(t.dtype == torch.bool or not isinstance(t, OnDevice) for t in indices)
+        if func in WAITING or (between and not patient) or looked_at:
             calls = [call for call in traceback.extract_stack() if Path(call.filename).is_relative_to(LIBRARY)]
             if calls:
                 self.waits[Path(calls[-1].filename).name, calls[-1].name] += 1

@@ -14,6 +14,7 @@ FLOORS = [
     "errors",
     "config",
     "rng",
+    "devices",
     "products",
     "data",
     "training",

@@ -15,8 +15,8 @@ from crfl.training.malicious import MALICIOUS
 from tests.pretended import DEVICE, Accelerator
 
 EXP = crfl.Experiment().override({"server.rounds": 6, "attack.round": [2, 4], "attack.clients": 2})
-ONCE_A_ROUND = {("server.py", "add"), ("stack.py", "_round")}
-"""Where training waits for the device: to see whether updates are finite, and whether the model is."""
+ONCE_A_ROUND = {("server.py", "add"), ("stack.py", "_round"), ("models.py", "spectral_norm")}
+"""Where training waits for the device: whether updates are finite, whether the model is, eigenvalues."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,18 @@ def test_trains_as_on_the_cpu(data, changes):
     assert run.history["accuracy"].to_numpy() == pytest.approx(expected.history["accuracy"].to_numpy(), abs=1e-6)
 
 
+def test_nothing_is_convolved_on_a_device(data, monkeypatch):
+    """There, convolutions would be no faster and by default less exact."""
+    monkeypatch.setattr(products, "WIDE", True)
+    for name in ("conv1d", "conv2d"):
+        monkeypatch.setattr(products.functional, name, None)
+    with Accelerator():
+        a, b = torch.ones(600, 300).to(DEVICE), torch.ones(1200, 300).to(DEVICE)
+        assert (products.inner(a, b) == 300).all()
+        k = a.view(2, 60, 1500)
+        products.add_batched(k, products.batched_affine(k, k + 0, k[:, :, :1], 1.0), k + 0, 1.0)
+
+
 def test_tiny_clients_train_as_on_the_cpu(data):
     rows = torch.cat(data.shards)[:1200]
     tiny = replace(data, shards=rows.split(2), client_names=tuple(map(str, range(600))))
@@ -103,7 +115,7 @@ def test_certifies_as_on_the_cpu(data, options):
     run = crfl.train(EXP.override({"attack.round": 2}), data)
     expected = crfl.certify(run, data.test, **options)
     with Accelerator():
-        found = crfl.certify(replace(run, params=run.params.to(DEVICE)), data.test.to(DEVICE), **options)
+        found = crfl.certify(replace(run, params=run.params.to(DEVICE)), data.test, **options)
     assert (found.prediction == expected.prediction).all()
     assert found.radius == pytest.approx(expected.radius, rel=1e-6)
 

@@ -28,7 +28,7 @@ def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 def _usable(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if value != "cpu":
-        from crfl.data.federated import usable
+        from crfl.devices import usable
 
         usable(value)
     return value

@@ -14,21 +14,11 @@ import torch
 from torch import Tensor
 
 from crfl.data import arrays
-from crfl.errors import DataError, SettingsError
+from crfl.devices import usable
+from crfl.errors import DataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-
-def usable(device: str | torch.device) -> torch.device:
-    """The device; SettingsError unless PyTorch can use it."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # no such name or number, no driver, a build without it
-        reason = str(error).splitlines()[0]
-        raise SettingsError(
-            [f"device: found {str(device)!r}, allowed: cpu, or what PyTorch can use ({reason})"]
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from crfl import rng
 from crfl.config import Local
 from crfl.data.federated import FederatedData
+from crfl.devices import upload
 from crfl.training.attack import Attacker
 from crfl.training.models import LocalSGD, Model, SoftmaxRegression
 
@@ -50,7 +51,7 @@ class LocalTraining:
         """Training rows of all clients, one client after the other, (rows,) int32."""
         self.begin = np.cumsum(self.sizes) - self.sizes
         """Where each client's rows begin in `owned`, (N,)."""
-        self.rates = torch.tensor(local.learning_rates(len(self.sizes))).view(-1, 1, 1)
+        self.rates = torch.tensor(local.learning_rates(len(self.sizes)), dtype=torch.float32).view(-1, 1, 1)
         self._spare: dict[str, Tensor] = {}
 
     @cached_property
@@ -80,7 +81,8 @@ class LocalTraining:
                 poisoners = [attackers[i] for i in members]
                 yield members, self._train(params, counts, places, rates, by_sample, attackers=poisoners)
             else:
-                columns = None if self.narrow is None else self.narrow.columns[clients[members]]
+                own = upload(torch.from_numpy(clients[members]), params.device)
+                columns = None if self.narrow is None else self.narrow.columns[own]
                 yield members, self._train(params, counts, places, rates, by_sample, columns)
 
     def tiny(self, clients: IntArray, params: Tensor) -> IntArray:
@@ -157,7 +159,7 @@ class LocalTraining:
         `columns` (k, w): features that each client has; None: all.
         """
         data, device = self.data, params.device
-        places, rates, by_sample = (_upload(values, device) for values in (places.clamp(min=0), rates, by_sample))
+        places, rates, by_sample = (upload(values, device) for values in (places.clamp(min=0), rates, by_sample))
         x, rows = data.x, self.owned.index_select(0, places.flatten())
         labels, decays = data.y.index_select(0, rows).view(places.shape), rates * self.local.weight_decay
         trainer: LocalSGD
@@ -224,9 +226,4 @@ def _narrow(data: FederatedData) -> Narrow | None:
 def _shares(places: Tensor) -> Tensor | float:
     """Share of each sample in its batch, given places (batches, n): (batches, 1, n), or 1/n without padding."""
     real = places >= 0
-    return 1 / places.shape[1] if real.all() else (real / real.sum(1, keepdim=True)).unsqueeze(1)
-
-
-def _upload(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device; an accelerator goes on with its work meanwhile."""
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+    return 1 / places.shape[1] if real.all() else (real.float() / real.sum(1, keepdim=True)).unsqueeze(1)

@@ -91,7 +91,7 @@ def _sparse_change(test: Split, num_features: int, trigger: Trigger) -> tuple[Te
         touched |= (trigger(block.x) != block.x).any(dim=0)
     columns = touched.nonzero().flatten()
     # Allocated at once: pieces kept between blocks that are freed would keep the blocks' memory, too.
-    change = torch.empty(len(test), len(columns), device=test.y.device)
+    change = torch.empty(len(test), len(columns), dtype=torch.float32, device=test.y.device)
     for block, out in zip(test.blocks(TRIGGERED), change.split(TRIGGERED), strict=True):
         torch.sub(trigger(block.x)[:, columns], block.x[:, columns], out=out)
     return columns, change

@@ -22,7 +22,7 @@ def sign_flip(update: Tensor, model: Tensor, generator: torch.Generator) -> Tens
 
 def gaussian(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
     """A random direction, as long as what was learnt."""
-    direction = torch.randn(update.shape, generator=generator).to(update.device)
+    direction = torch.randn(update.shape, generator=generator, dtype=torch.float32).to(update.device)
     return direction * (update.norm() / direction.norm())
 
 

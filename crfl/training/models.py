@@ -92,7 +92,7 @@ class SoftmaxRegression:
     def initial(self, generator: torch.Generator) -> Tensor:
         """PyTorch's default for a linear layer: every entry uniform in +-1/sqrt(d). Shape (P,), float32."""
         bound = 1 / math.sqrt(self.num_features)
-        return (2 * torch.rand(self.num_params, generator=generator) - 1) * bound
+        return (2 * torch.rand(self.num_params, generator=generator, dtype=torch.float32) - 1) * bound
 
     def logits(self, params: Tensor, x: Tensor) -> Tensor:
         """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""

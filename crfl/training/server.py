@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crfl import rng
 from crfl.config import Server
+from crfl.devices import upload
 from crfl.training.aggregation import SHARES, Aggregate, Aggregator, checked
 
 IntArray = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ class Inbox:
         shares = next((shares(self.sizes) for known, shares in SHARES.items() if known is rule), None)
         self.linear = shares is not None
         """Whether the rule is a weighted sum, with weights known beforehand."""
-        self.weights = torch.ones(len(clients)) if shares is None else shares / shares.sum()
+        self.weights = torch.ones(len(clients), dtype=torch.float64) if shares is None else shares / shares.sum()
         """(n,); all 1 where the rule finds its weights itself."""
         self.received = like.new_zeros(1 if self.linear else len(clients), len(like))
         """The weighted sum of the updates, (1, P), or all of them, (n, P)."""
@@ -68,7 +69,7 @@ class Inbox:
         """Take the updates (k, P) of some of the clients."""
         rows, clip = np.searchsorted(self.clients, clients), self.server.update_clip
         used = updates if clip is None else project(updates, clip)
-        total = self.weights[rows].to(used) @ used
+        total = upload(self.weights[rows].to(used.dtype), used.device) @ used
         if self.codes[rows].any() or not torch.isfinite(total.sum()):  # else every update is finite
             good = finite(used).cpu().numpy()
             self.codes[rows[~good & (self.codes[rows] == 0)]] = NOT_FINITE
@@ -131,4 +132,4 @@ def perturb(params: Tensor, noise_std: float, seed: int, round_: int) -> Tensor:
     if noise_std == 0:
         return params
     draw = torch.randn(params.shape[-1], generator=rng.stream(seed, "noise", round_), dtype=params.dtype)
-    return params + noise_std * draw.to(params.device)
+    return params + noise_std * upload(draw, params.device)

@@ -57,14 +57,14 @@ def even_pattern(attack: Attack, data: FederatedData) -> Pattern:
     Places are pixels [row, column] or names of features. SettingsError if one of them is not in the data.
     """
     places = [_place(p, data) for p in attack.trigger]
-    delta = torch.zeros(data.num_features)
+    delta = torch.zeros(data.num_features, dtype=torch.float32)
     delta[places] = attack.magnitude / math.sqrt(max(1, len(places)))
     return Pattern(delta, attack.magnitude if places else 0.0)
 
 
 def full_image(attack: Attack, data: FederatedData, generator: torch.Generator) -> Pattern:
     """A random direction over all features, of norm `attack.magnitude`; the same for every sample and attacker."""
-    direction = torch.randn(data.num_features, generator=generator)
+    direction = torch.randn(data.num_features, generator=generator, dtype=torch.float32)
     return Pattern(direction * (attack.magnitude / direction.norm()), attack.magnitude)
 
 

@@ -51,6 +51,32 @@ def test_equals_one_model_at_a_time(model):
     assert (found.counts.sum(axis=1) == 137).all()
 
 
+def test_the_default_dtype_does_not_matter():
+    """bfloat16 would count to 256 only, and two classes have 512 models in a block."""
+    model, (_, x) = SoftmaxRegression(7, 2), problem()
+    params = torch.randn(model.num_params, generator=generator(5))
+    expected = smooth(model, params, x, noise=1.0, samples=1000, generator=generator())
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        found = smooth(model, params, x, noise=1.0, samples=1000, generator=generator())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found.counts, expected.counts)
+
+
+def test_finite_samples_whose_sum_overflows():
+    params, x = problem(samples=4)
+    x[:, 0] = 2e38
+    found = smooth(MODEL, params * 1e-3, x, noise=1e-4, samples=20, generator=generator())
+    assert (found.counts.sum(axis=1) == 20).all()
+
+
+def test_an_overflow_is_not_made_up_for_by_a_tie():
+    """One vote too few here and one too many there would have the right total."""
+    with pytest.raises(CertificateError, match="logits"):
+        smoothing._votes(torch.tensor([[[torch.nan, 1.0]], [[0.0, 1.0]]]))
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "memory"), [(4, 1, 2**26), (9, 7, 2**26), (1000, 512, 600), (1000, 512, 1)]
 )

@@ -69,6 +69,19 @@ def test_same_seed_same_bits(data):
     assert not torch.equal(first.params, other.params)
 
 
+@pytest.mark.parametrize("update", [None, "gaussian"])
+def test_the_default_dtype_does_not_matter(data, update):
+    exp = BASE.override({"attack.update": update, "attack.trigger": "full_image", "local.keep_last_batch": True})
+    expected = crfl.train(exp, uneven(data))
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = crfl.train(exp, uneven(data))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.params, expected.params)
+    assert found.record == expected.record
+
+
 def test_training_leaves_global_random_state_alone(data):
     torch.manual_seed(3)
     expected = torch.rand(4)
