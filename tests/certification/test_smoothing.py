@@ -71,10 +71,11 @@ def test_finite_samples_whose_sum_overflows():
     assert (found.counts.sum(axis=1) == 20).all()
 
 
-def test_an_overflow_is_not_made_up_for_by_a_tie():
+@pytest.mark.parametrize("shape", [(2, 1, 2), (2, 2, 1)], ids=["another sample", "another model"])
+def test_an_overflow_is_not_made_up_for_by_a_tie(shape):
     """One vote too few here and one too many there would have the right total."""
     with pytest.raises(CertificateError, match="logits"):
-        smoothing._votes(torch.tensor([[[torch.nan, 1.0]], [[0.0, 1.0]]]))
+        smoothing._votes(torch.tensor([torch.nan, 1.0, 0.0, 1.0]).view(shape))
 
 
 @pytest.mark.parametrize(
