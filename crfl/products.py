@@ -16,6 +16,8 @@ WIDE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capab
 """Whether the processor has the vectors that make convolutions the faster products."""
 DILATION = 2
 """Without meaning for one position, but torch leaves oneDNN out without it when it has a single thread."""
+BLOCKS = 4
+"""Of kernels of which both sides are multiples of this, oneDNN makes blocks, which takes longer than the product."""
 PIECE = 500
 """Rows of one product of few rows by many: several products side by side are then faster than one, in MKL."""
 
@@ -38,23 +40,26 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 def batched_affine(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
     """alpha a b^T + c (k, r, n) of a (k, r, d), b (k, n, d) and c (k, r, 1)."""
     (k, r, d), n = a.shape, b.shape[1]
-    if not (_convolves(a) and k > 1 and r > 32 and n >= 50 and 512 <= d <= 2048 and k * r * n * d >= 2**23):
+    if not (_batch_convolves(a, n, d) and r >= 8 and n >= 100 and d >= 512 and k * r * n * d >= 2**23):
         return torch.baddbmm(c, a, b.mT, alpha=alpha)
-    image = b.transpose(0, 1).contiguous().view(1, 1, n, k * d).permute(0, 3, 1, 2)
-    found = functional.conv2d(image, a.reshape(k * r, d, 1, 1), dilation=DILATION, groups=k)
-    return torch.add(c, found[0, :, 0].view(k, r, n), alpha=alpha, out=a.new_empty(k, r, n))  # in order
+    found = functional.conv1d(a.mT.reshape(1, k * d, r), b.reshape(k * n, d, 1), dilation=DILATION, groups=k)
+    return torch.add(c, found.view(k, n, r).mT, alpha=alpha, out=a.new_empty(k, r, n))  # in order
 
 
 def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
     """Add alpha a b to c (k, r, d), given a (k, r, n) and b (k, n, d)."""
     (k, r, n), d = a.shape, b.shape[2]
-    odd = r % 4 or n % 4  # else oneDNN takes another, slower way
-    if not (_convolves(a) and k > 1 and odd and n >= 50 and k * r * n * d >= 2**23):
+    if not (_batch_convolves(a, r, n) and n >= 50 and k * r * n * d >= 2**23):
         c.baddbmm_(a, b, alpha=alpha)
         return
     found = functional.conv1d(b.reshape(1, k * n, d), a.reshape(k * r, n, 1), dilation=DILATION, groups=k)
-    c.add_(found.reshape(k, r, d), alpha=alpha)
+    c.add_(found.view(k, r, d), alpha=alpha)
 
 
 def _convolves(a: Tensor) -> bool:
     return WIDE and a.device.type == "cpu" and a.dtype == torch.float32 and bool(torch.backends.mkldnn.enabled)
+
+
+def _batch_convolves(a: Tensor, rows: int, columns: int) -> bool:
+    """Whether oneDNN goes the fast way with one kernel of rows x columns for each of the batch a."""
+    return _convolves(a) and len(a) > 1 and bool(rows % BLOCKS or columns % BLOCKS)

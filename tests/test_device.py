@@ -75,8 +75,9 @@ def test_nothing_is_convolved_on_a_device(data, monkeypatch):
     with Accelerator():
         a, b = torch.ones(600, 300).to(DEVICE), torch.ones(1200, 300).to(DEVICE)
         assert (products.inner(a, b) == 300).all()
-        k = a.view(2, 60, 1500)
-        products.add_batched(k, products.batched_affine(k, k + 0, k[:, :, :1], 1.0), k + 0, 1.0)
+        c, d = torch.ones(3, 101, 700).to(DEVICE), torch.ones(3, 101, 700).to(DEVICE)
+        products.add_batched(c, products.batched_affine(c, d, d[:, :, :1], 1.0), d, 1.0)
+        assert (c == 1 + 101 * 701).all()
 
 
 def test_tiny_clients_train_as_on_the_cpu(data):

@@ -17,6 +17,7 @@ from crfl import rng
 from crfl.config import Local
 from crfl.data.federated import FederatedData
 from crfl.devices import upload
+from crfl.products import BLOCKS
 from crfl.training.attack import Attacker
 from crfl.training.models import LocalSGD, Model, SoftmaxRegression
 
@@ -219,6 +220,7 @@ def _narrow(data: FederatedData) -> Narrow | None:
         if own.sum() > MOST_COLUMNS * len(own):
             return None
     width = int(used.sum(1).max())
+    width += width % BLOCKS == 0
     columns = used.int().sort(dim=1, descending=True, stable=True).indices[:, :width].clone()
     return Narrow(columns, torch.cat([data.x[rows][:, own] for rows, own in zip(data.shards, columns, strict=True)]))
 
