@@ -7,9 +7,9 @@ from crfl import products
 
 SMALL = [(3, 4, 5, 6), (1, 10, 20, 7)]
 LARGE = [
-    (4, 10, 100, 657),  # MNIST: a client's classes, samples, features
+    (20, 10, 100, 657),  # MNIST: clients, a client's classes, samples, features
     (2, 47, 200, 686),  # EMNIST
-    (3, 33, 52, 1000),
+    (6, 33, 102, 1000),
     (2, 50, 64, 2048),
     (16, 9, 800, 90),  # LOAN
     (4, 8, 100, 784),  # multiples of 4

@@ -82,8 +82,9 @@ class LocalTraining:
                 poisoners = [attackers[i] for i in members]
                 yield members, self._train(params, counts, places, rates, by_sample, attackers=poisoners)
             else:
-                own = upload(torch.from_numpy(clients[members]), params.device)
-                columns = None if self.narrow is None else self.narrow.columns[own]
+                columns = None
+                if self.narrow is not None:
+                    columns = self.narrow.columns[upload(torch.from_numpy(clients[members]), params.device)]
                 yield members, self._train(params, counts, places, rates, by_sample, columns)
 
     def tiny(self, clients: IntArray, params: Tensor) -> IntArray:

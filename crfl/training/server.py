@@ -69,13 +69,13 @@ class Inbox:
         """Take the updates (k, P) of some of the clients."""
         rows, clip = np.searchsorted(self.clients, clients), self.server.update_clip
         used = updates if clip is None else project(updates, clip)
-        total = upload(self.weights[rows].to(used.dtype), used.device) @ used
+        total = self._total(rows, used)
         if self.codes[rows].any() or not torch.isfinite(total.sum()):  # else every update is finite
             good = finite(used).cpu().numpy()
             self.codes[rows[~good & (self.codes[rows] == 0)]] = NOT_FINITE
             good = self.codes[rows] == 0
             rows, used = rows[good], used[good]
-            total = self.weights[rows].to(used) @ used
+            total = self._total(rows, used)
         if self.linear:
             self.received += total
         else:
@@ -83,6 +83,9 @@ class Inbox:
         watched = self.watched[rows]
         if watched.any():
             self.norms[rows[watched]] = norm(used[watched]).cpu()
+
+    def _total(self, rows: IntArray, updates: Tensor) -> Tensor:
+        return upload(self.weights[rows].to(updates.dtype), updates.device) @ updates
 
     def aggregate(self) -> Aggregate:
         """The aggregate of all that came in, with weights (n,) of which those dropped have 0.
