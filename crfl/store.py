@@ -37,6 +37,7 @@ from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
 from crfl.training.models import Model
 from crfl.training.modules import make_model
+from crfl.training.own import digest, own_functions
 from crfl.training.record import TrainingRecord
 from crfl.training.run import Columns, TrainingRun
 from crfl.training.stack import Stack
@@ -57,6 +58,7 @@ def train(
     data: FederatedData,
     *,
     benign: bool = False,
+    model: nn.Module | None = None,
     checkpoints: Sequence[int] = (),
     device: str | torch.device = "cpu",
     progress: bool = False,
@@ -68,11 +70,11 @@ def train(
     from tqdm.auto import tqdm
 
     folder = Path(folder)
-    key = training_key(exp, data, benign, checkpoints)
+    key = training_key(exp, data, benign, checkpoints, model)
     _claim(folder, exp, key)
     if (folder / "params.safetensors").exists():
-        return load_run(folder, exp)
-    stack = Stack((exp,), (benign,), data, tuple(checkpoints))
+        return load_run(folder, exp, model=model)
+    stack = Stack((exp,), (benign,), data, tuple(checkpoints), model)
     state = _read_state(folder / "resume.safetensors") or stack.start()
     saved = time.monotonic()
     bar = tqdm(
@@ -99,14 +101,21 @@ def train(
 
 
 def training_key(
-    exp: Experiment, data: FederatedData, benign: bool = False, checkpoints: Sequence[int] = ()
+    exp: Experiment,
+    data: FederatedData,
+    benign: bool = False,
+    checkpoints: Sequence[int] = (),
+    model: nn.Module | None = None,
 ) -> dict[str, str]:
-    """All that training depends on, as a digest for each part."""
+    """All that training depends on, as a digest for each part; the user's own functions and model by content."""
     settings = exp.to_dict()
     parts = {group: settings[group] for group in ("seed", "local", "server", "attack")}
     parts |= {"benign": benign, "checkpoints": sorted(checkpoints), "version": version("crfl")}
     digests = {k: hashlib.blake2b(json.dumps(v).encode(), digest_size=16).hexdigest() for k, v in parts.items()}
-    return digests | {"data": data.digest}
+    digests["data"] = data.digest
+    functions = own_functions(exp)
+    own = {f"{setting}: {name}": digest(function) for (setting, name), function in functions.items()}
+    return digests | own if model is None else digests | own | {"model": digest(model)}
 
 
 def save_run(folder: str | Path, run: TrainingRun) -> None:
@@ -252,7 +261,7 @@ def _claim(folder: Path, exp: Experiment, key: dict[str, str]) -> None:
         write_atomic(path, json.dumps(key, indent=2) + "\n")
         return
     found = json.loads(path.read_text(encoding="utf-8"))
-    different = [name for name in key if found.get(name) != key[name]]
+    different = [name for name in {**key, **found} if found.get(name) != key.get(name)]
     if different:
         raise StoreError(
             f"{folder}: holds a run that differs in {', '.join(different)} (see its settings.yaml); "

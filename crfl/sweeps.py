@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from crfl import rng, store
 from crfl.certification.certificate import Certificate
@@ -24,6 +25,7 @@ from crfl.certification.smoothing import VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
+from crfl.training import own
 from crfl.training.loop import train_pair
 from crfl.training.run import TrainingRun
 
@@ -38,6 +40,10 @@ class Cache:
     jobs: int = 1
     """Processes that train at the same time (joblib; a back end such as Ray or Dask may take them elsewhere)."""
     device: str = "cpu"
+    data: FederatedData | None = field(default=None, repr=False)
+    """Your own data, for all runs; None: what the settings of a run name."""
+    model: nn.Module | None = field(default=None, repr=False)
+    """Your own model, for all runs; None: softmax regression."""
 
     def train(
         self, experiments: Sequence[Experiment], *, benign: bool = False, checkpoints: Sequence[int] = ()
@@ -49,27 +55,32 @@ class Cache:
         folders = {self.folder(exp, benign, checkpoints): exp for exp in experiments}
         missing = {f: e for f, e in folders.items() if not (f / "params.safetensors").exists()}
         jobs = Parallel(n_jobs=min(self.jobs, max(1, len(missing))), return_as="generator_unordered")(
-            delayed(_train)(folder, exp, benign, checkpoints, self.device) for folder, exp in missing.items()
+            delayed(_train)(self, folder, exp, benign, checkpoints, own.own_functions(exp))
+            for folder, exp in missing.items()
         )
         for _ in tqdm(jobs, total=len(missing), desc="runs", unit="run", leave=False, disable=not missing):
             pass
-        return [store.load_run(self.folder(exp, benign, checkpoints), exp) for exp in experiments]
+        return [store.load_run(self.folder(exp, benign, checkpoints), exp, model=self.model) for exp in experiments]
 
     def pair(self, exp: Experiment) -> tuple[TrainingRun, TrainingRun]:
         """A run and its benign counterpart, trained in one pass; `distance` in the run's history is theirs."""
         folder = self.folder(exp).with_name(self.folder(exp).name + "-pair")
         places = folder / "run", folder / "benign"
         if not (places[0] / "params.safetensors").exists():
-            for run, place in reversed(
-                list(zip(train_pair(exp, dataset(exp), device=self.device), places, strict=True))
-            ):
+            pair = train_pair(exp, self.data_of(exp), model=self.model, device=self.device)
+            for run, place in reversed(list(zip(pair, places, strict=True))):
                 store.save_run(place, run)
-        return store.load_run(places[0], exp), store.load_run(places[1], exp)
+        run, benign = (store.load_run(place, exp, model=self.model) for place in places)
+        return run, benign
 
     def folder(self, exp: Experiment, benign: bool = False, checkpoints: Sequence[int] = ()) -> Path:
         """Where the run of these settings lives."""
-        key = store.training_key(exp, dataset(exp), benign, checkpoints)
+        key = store.training_key(exp, self.data_of(exp), benign, checkpoints, self.model)
         return self.root / "runs" / f"{exp.data.name}-{_digest(key)}"
+
+    def data_of(self, exp: Experiment) -> FederatedData:
+        """What a run of these settings is trained on."""
+        return dataset(exp) if self.data is None else self.data
 
     def certify(self, run: TrainingRun, test: Split, **options: Any) -> Certificate:
         """`crfl.certify`, its votes taken from the cache or left there."""
@@ -87,6 +98,7 @@ class Cache:
             test = test.take(rng.choice(len(test.x), wanted, rng.stream(seed, "test samples")))
         name = {"params": run.params, "x": test.x}
         parts = {k: hashlib.blake2b(v.numpy().data, digest_size=16).hexdigest() for k, v in name.items()}
+        parts |= {} if self.model is None else {"model": own.digest(self.model)}
         key = _digest({**parts, "noise": settings.noise, "samples": settings.samples, "seed": seed})
         path = self.root / "votes" / f"{key}.safetensors"
         if not path.exists():
@@ -149,7 +161,7 @@ def sweep(
     trained = cache.train(grid)
     certificates, labels = [], []
     for run in trained:
-        data = dataset(run.experiment)
+        data = cache.data_of(run.experiment)
         split = data.test if test is None else test(run.experiment, data)
         labels.append(split.y.numpy())
         certificates.append(cache.certify(run, split, **options))
@@ -190,9 +202,20 @@ def _load(settings: str) -> FederatedData:
     return load_data(Experiment.from_dict({**json.loads(settings), "attack": {"clients": 0, "poisoned_per_batch": 0}}))
 
 
-def _train(folder: Path, exp: Experiment, benign: bool, checkpoints: Sequence[int], device: str) -> None:
-    """One job of a sweep."""
-    store.train(folder, exp, dataset(exp), benign=benign, checkpoints=checkpoints, device=device)
+def _train(
+    cache: Cache, folder: Path, exp: Experiment, benign: bool, checkpoints: Sequence[int], functions: own.Own
+) -> None:
+    """One job of a sweep. A worker is a new process, which does not know the user's own functions."""
+    own.register(functions)
+    store.train(
+        folder,
+        exp,
+        cache.data_of(exp),
+        benign=benign,
+        model=cache.model,
+        checkpoints=checkpoints,
+        device=cache.device,
+    )
 
 
 def _digest(value: Any) -> str:

@@ -18,6 +18,7 @@ import torch
 import crfl
 from crfl import store
 from crfl.errors import StoreError
+from crfl.training.triggers import TRIGGERS
 
 EXP = crfl.Experiment().override({"server.rounds": 8, "attack.round": 3})
 
@@ -121,6 +122,44 @@ def test_another_runs_folder_is_left_alone(data, tmp_path, change, named):
     with pytest.raises(StoreError, match=f"differs in .*{named}"):
         store.train(tmp_path, EXP.override(change), data)
     assert_same(run, crfl.load_run(tmp_path))
+
+
+def test_a_module_of_ones_own_is_resumed_and_told_apart(data, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, other = (torch.nn.Sequential(torch.nn.Linear(64, 5), torch.nn.ReLU(), torch.nn.Linear(5, 10)) for _ in "ab")
+    whole = crfl.train(EXP, data, model=model, checkpoints=[2, 5])
+    original = store.Stack._round
+
+    def interrupted(self, state, *rest):
+        if state.round == 4:
+            raise KeyboardInterrupt
+        return original(self, state, *rest)
+
+    monkeypatch.setattr(store.Stack, "_round", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.train(tmp_path, EXP, data, model=model, checkpoints=[2, 5])
+    monkeypatch.setattr(store.Stack, "_round", original)
+    for wrong in (other, None):
+        with pytest.raises(StoreError, match="differs in model"):
+            store.train(tmp_path, EXP, data, model=wrong, checkpoints=[2, 5])
+    for _ in ("resumed", "loaded"):
+        run = store.train(tmp_path, EXP, data, model=model, checkpoints=[2, 5])
+        assert torch.equal(run.params, whole.params)
+        assert run.record == whole.record
+        assert all(torch.equal(run.checkpoints[t], whole.checkpoints[t]) for t in (2, 5))
+
+
+def test_a_trigger_of_ones_own_that_was_edited_is_another_training(data, tmp_path, monkeypatch):
+    def bright(amount):
+        return lambda attack, data, generator: lambda x: x + amount
+
+    monkeypatch.setitem(TRIGGERS, "bright", bright(0.1))
+    exp = EXP.override({"attack.trigger": "bright"})
+    store.train(tmp_path, exp, data)
+    store.train(tmp_path, exp, data)
+    monkeypatch.setitem(TRIGGERS, "bright", bright(0.2))
+    with pytest.raises(StoreError, match=r"differs in attack\.trigger: bright"):
+        store.train(tmp_path, exp, data)
 
 
 def test_damaged_files_are_named(data, tmp_path):

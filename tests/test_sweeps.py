@@ -1,5 +1,7 @@
 """Sweeps: trained once, certified from cached votes, equal to what a user would do by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import crfl
 from crfl import store, sweeps
 from crfl.errors import SettingsError
 from crfl.sweeps import Cache
+from crfl.training.triggers import TRIGGERS
 
 EXP = crfl.Experiment().override(
     {"server.rounds": 5, "attack.round": 2, "smoothing.samples": 120, "smoothing.test_samples": 40}
@@ -92,6 +95,48 @@ def test_processes_train_side_by_side(tmp_path):
     together = Cache(tmp_path / "b").train(grid)
     for one, two in zip(apart, together, strict=True):
         torch.testing.assert_close(one.params, two.params, rtol=0, atol=1e-5)
+
+
+def test_processes_know_functions_data_and_models_of_ones_own(tmp_path, monkeypatch):
+    def corner(amount):
+        return lambda attack, data, generator: lambda x: x + amount
+
+    random = np.random.default_rng(0)
+    x, y = random.random((90, 6), dtype=np.float32), random.integers(0, 3, 90)
+    data = crfl.FederatedData.from_arrays(x[:60], y[:60], x[60:], y[60:], shards=np.split(np.arange(60), 6))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    base = {"data.name": "custom", "data.clients": 6, "local.batch_size": 5, "attack.trigger": "corner"}
+    base |= {"smoothing.test_samples": None}
+    monkeypatch.setitem(TRIGGERS, "corner", corner(0.25))
+    exp, options = EXP.override(base), {"data": data, "model": model}
+    grid = [exp.override({"attack.scale": scale}) for scale in (2.0, 3.0)]
+    for run, settings in zip(Cache(tmp_path / "a", jobs=2, **options).train(grid), grid, strict=True):
+        alone = crfl.train(settings, data, model=model)
+        torch.testing.assert_close(run.params, alone.params, rtol=0, atol=1e-6)
+        assert run.record.attack_rounds == alone.record.attack_rounds
+    linear = sweeps.sweep(Cache(tmp_path, data=data), exp, "smoothing.noise", [0.1], test=lambda exp, data: data.test)
+    assert linear.labels[0][0].tolist() == y[60:].tolist()
+
+    cache = Cache(tmp_path / "b", **options)
+    before = cache.folder(exp)
+    monkeypatch.setitem(TRIGGERS, "corner", corner(0.5))
+    other = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    assert len({before, cache.folder(exp), Cache(tmp_path / "b", data=data, model=other).folder(exp)}) == 3
+    attacked, benign = cache.pair(exp)
+    assert not torch.equal(attacked.params, benign.params)
+
+
+def test_votes_of_another_model_with_the_same_parameters(tmp_path):
+    data = crfl.load_data(EXP)
+    found = []
+    for activation in (torch.nn.ReLU(), torch.nn.Tanh()):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 5), activation, torch.nn.Linear(5, 10))
+        cache = Cache(tmp_path, model=model)
+        run = crfl.train(EXP.override({"server.rounds": 2}), data, model=model)
+        cache.votes(dataclasses.replace(run, params=torch.ones_like(run.params)), data.test)
+        found.append(len(list((tmp_path / "votes").iterdir())))
+    assert found == [1, 2]
 
 
 def test_each_value_has_its_own_test_set(cache):

@@ -1,0 +1,124 @@
+"""The user's own triggers, malicious updates and rules: which of them a run uses, and if they are still the same."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crfl.config import Experiment
+from crfl.training.aggregation import AGGREGATORS
+from crfl.training.malicious import MALICIOUS
+from crfl.training.triggers import TRIGGERS
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "attack.trigger": TRIGGERS,
+    "attack.update": MALICIOUS,
+    "server.aggregation": AGGREGATORS,
+}
+"""Where the functions are found that a setting names."""
+
+Own = Mapping[tuple[str, str], Callable[..., Any]]
+"""Functions by setting and name."""
+
+
+def own_functions(exp: Experiment) -> Own:
+    """The functions that the settings name and that are not crfl's own."""
+    attackers = (exp.attack, *exp.attack.individuals)
+    named: dict[str, set[Any]] = {
+        "attack.trigger": {a.trigger for a in attackers},
+        "attack.update": {a.update for a in attackers},
+        "server.aggregation": {exp.server.aggregation},
+    }
+    found = {
+        (setting, name): KNOWN[setting][name]
+        for setting, names in named.items()
+        for name in sorted(n for n in names if isinstance(n, str))
+        if name in KNOWN[setting]
+    }
+    return {place: function for place, function in found.items() if not _of_crfl(function)}
+
+
+def register(own: Own) -> None:
+    """Make the functions known to this process, a worker of a sweep."""
+    for (setting, name), function in own.items():
+        KNOWN[setting][name] = function
+
+
+def digest(value: object) -> str:
+    """Name of what a function, module or object holds: its source, its data, and the same of all that it encloses.
+
+    Functions that it calls by a global name are not looked into.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for part in _parts(value, set()):
+        found.update(part)
+    return found.hexdigest()
+
+
+def _of_crfl(function: Callable[..., Any]) -> bool:
+    """Whether it comes with crfl, whole: not one that crfl made of the user's samples."""
+    return getattr(function, "__module__", "").startswith("crfl.") and "<locals>" not in function.__qualname__
+
+
+def _parts(value: object, seen: set[int]) -> Iterator[bytes]:
+    yield type(value).__qualname__.encode()
+    if isinstance(value, (Tensor, np.ndarray)):
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        yield f"{array.dtype} {array.shape}".encode()
+        yield np.ascontiguousarray(array).tobytes()
+    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        yield repr(value).encode()
+    elif id(value) not in seen:
+        for part in _members(value):
+            yield from _parts(part, seen | {id(value)})
+
+
+def _members(value: Any) -> Iterator[object]:
+    """What makes up a container, function, class or object."""
+    if isinstance(value, (list, tuple)):
+        yield from value
+    elif isinstance(value, (set, frozenset)):
+        yield from sorted(value, key=repr)
+    elif isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, functools.partial):
+        yield from (value.func, value.args, value.keywords)
+    elif inspect.ismethod(value):
+        yield from (value.__func__, value.__self__)
+    elif inspect.isfunction(value):
+        yield _source(value)
+        yield from (value.__defaults__, value.__kwdefaults__)
+        yield from (cell.cell_contents for cell in value.__closure__ or ())
+    elif isinstance(value, type):
+        yield _source(value)
+    elif isinstance(value, nn.Module):
+        yield from (repr(value), value.state_dict(), *map(type, value.modules()))
+    elif isinstance(value, (torch.dtype, torch.device)) or not hasattr(value, "__dict__"):
+        yield repr(value)
+    else:
+        yield from (type(value), vars(value))
+
+
+def _source(value: Any) -> str:
+    """Source code; the name of what belongs to torch; byte code where there is no source."""
+    if value.__module__.startswith("torch."):
+        return f"{value.__module__}.{value.__qualname__}"
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return f"{value.__module__}.{value.__qualname__} {_byte_code(getattr(value, '__code__', None))}"
+
+
+def _byte_code(code: CodeType | None) -> str:
+    if code is None:
+        return ""
+    inner = [_byte_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"

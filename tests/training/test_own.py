@@ -1,0 +1,108 @@
+"""A user's own functions are told apart by what they do, whatever they are called."""
+
+import functools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import crfl
+from crfl.training import aggregation, malicious, triggers
+from crfl.training.own import digest, own_functions, register
+
+
+def stamp(value, size=2):
+    def factory(attack, data, generator):
+        def trigger(x):
+            x[:, :size] = value
+            return x
+
+        return trigger
+
+    return factory
+
+
+class Rule:
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, updates, sizes, server):
+        return aggregation.mean(updates, sizes)
+
+
+class OtherRule(Rule):
+    def __call__(self, updates, sizes, server):
+        return aggregation.median(updates, sizes)
+
+
+def twice(x):
+    return 2 * x
+
+
+def thrice(x):
+    return 3 * x
+
+
+def networks():
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    other_activation = nn.Sequential(one[0], nn.Tanh(), one[2])
+    other_weights = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), one[2])
+    return one, other_activation, other_weights
+
+
+DIFFERENT = [
+    lambda: (twice, thrice),
+    lambda: (stamp(0.5), stamp(0.6), stamp(torch.ones(2)), stamp(torch.zeros(2)), stamp(0.5, size=3)),
+    lambda: (triggers.edge_cases(np.zeros((3, 64))), triggers.edge_cases(np.ones((3, 64)))),
+    lambda: (functools.partial(stamp, 1), functools.partial(stamp, 2), functools.partial(stamp, value=1)),
+    lambda: (Rule(0.1), Rule(0.2), OtherRule(0.1), Rule(0.1).__call__, Rule({"a": [1, (2.0,)]}), Rule({"a": [1, {2}]})),
+    networks,
+    lambda: tuple(eval(text) for text in ("lambda x: x + 1", "lambda x: x + 2", "lambda x: (lambda y: y + 1)(x)")),
+]
+
+
+@pytest.mark.parametrize("make", DIFFERENT)
+def test_what_differs_has_another_digest_and_what_does_not_the_same(make):
+    digests = [digest(value) for value in make()]
+    assert len(set(digests)) == len(digests)
+    assert digests == [digest(value) for value in make()]
+
+
+def test_another_process_finds_the_same_digest():
+    code = "import tests.training.test_own as t; print([t.digest(v) for make in t.DIFFERENT for v in make()])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str([digest(value) for make in DIFFERENT for value in make()])
+
+
+def test_what_encloses_itself():
+    rule = Rule(0.1)
+    rule.me = rule
+    assert digest(rule) != digest(Rule(0.1))
+
+
+def test_those_of_the_settings_are_found(monkeypatch):
+    """Also those that one attacker alone uses; crfl's own are not listed, even under another name."""
+    monkeypatch.setitem(triggers.TRIGGERS, "mine", stamp(0.5))
+    monkeypatch.setitem(triggers.TRIGGERS, "edge", triggers.edge_cases(np.ones((3, 64))))
+    monkeypatch.setitem(triggers.TRIGGERS, "unused", stamp(0.5))
+    monkeypatch.setitem(malicious.MALICIOUS, "mine", twice)
+    monkeypatch.setitem(aggregation.AGGREGATORS, "mean too", aggregation.mean)
+    exp = crfl.Experiment().override(
+        {
+            "attack.clients": 2,
+            "attack.trigger": "full_image",
+            "attack.each": [{"trigger": "mine"}, {"trigger": "edge", "update": "mine"}],
+            "server.aggregation": "mean too",
+        }
+    )
+    found = own_functions(exp)
+    assert sorted(found) == [("attack.trigger", "edge"), ("attack.trigger", "mine"), ("attack.update", "mine")]
+    monkeypatch.delitem(malicious.MALICIOUS, "mine")
+    assert ("attack.update", "mine") not in own_functions(exp)
+    register(found)
+    assert malicious.MALICIOUS["mine"] is twice
+    assert not own_functions(crfl.Experiment())
