@@ -51,9 +51,12 @@ class RowSplit(Split):
     matrix: Tensor
     rows: Tensor
 
-    def __init__(self, matrix: Tensor, rows: Tensor, y: Tensor) -> None:
+    @classmethod
+    def of(cls, matrix: Tensor, rows: Tensor, y: Tensor) -> RowSplit:
         """`matrix` (n, d); `rows` (m,) int64; `y` (m,) int64, the labels of these rows."""
-        vars(self).update(matrix=matrix, rows=rows, y=y)  # frozen
+        split = cls.__new__(cls)
+        vars(split).update(matrix=matrix, rows=rows, y=y)  # frozen
+        return split
 
     @cached_property
     def x(self) -> Tensor:
@@ -68,6 +71,8 @@ class RowSplit(Split):
 
     def take(self, rows: Sequence[int] | Tensor) -> Split:
         """The samples at the given rows."""
+        if "x" in vars(self):
+            return super().take(rows)
         index = torch.as_tensor(rows, dtype=torch.int64)
         return Split(self.matrix[self.rows[index]], self.y[index])
 

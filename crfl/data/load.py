@@ -96,7 +96,7 @@ def _loan(exp: Experiment, download: bool) -> FederatedData:
         x,
         y,
         shards,
-        RowSplit(x, test, y[test]),
+        RowSplit.of(x, test, y[test]),
         len(loan.LABELS),
         client_names=tuple(states) if by_state else (),
         class_names=loan.LABELS,

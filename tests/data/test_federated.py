@@ -58,7 +58,7 @@ def test_images_stay_bytes_and_carry_their_shape():
 
 def test_a_split_of_rows_is_the_split_of_a_copy():
     x, rows = torch.from_numpy(X), torch.tensor([1, 4, 5, 9, 11])
-    lazy, plain = RowSplit(x, rows, torch.from_numpy(Y)[rows]), Split(x[rows], torch.from_numpy(Y)[rows])
+    lazy, plain = RowSplit.of(x, rows, torch.from_numpy(Y)[rows]), Split(x[rows], torch.from_numpy(Y)[rows])
     data = make(test_x=plain.x, test_y=plain.y)
     assert replace(data, test=lazy).digest == data.digest
     for split in (lazy, plain):
@@ -68,7 +68,7 @@ def test_a_split_of_rows_is_the_split_of_a_copy():
         assert torch.equal(torch.cat([block.y for block in blocks]), plain.y)
         assert split.to("cpu") is split
         assert split.to("meta").x.shape == (5, 3)
-    fresh = RowSplit(x, rows, plain.y)
+    fresh = RowSplit.of(x, rows, plain.y)
     assert len(fresh) == 5
     assert list(fresh.blocks(5))
     assert "x" not in vars(fresh)
@@ -76,11 +76,21 @@ def test_a_split_of_rows_is_the_split_of_a_copy():
     assert fresh.x is fresh.x
     fresh.x[0] = 7.0  # blocks show what x is
     assert float(next(fresh.blocks(5)).x[0, 0]) == 7.0
-    fresh = RowSplit(x, rows, plain.y)
+    fresh = RowSplit.of(x, rows, plain.y)
     for same in (pickle.loads(pickle.dumps(fresh)), copy.deepcopy(fresh), fresh.take(range(5))):
         assert type(same) is Split
         assert torch.equal(same.x, plain.x)
         assert torch.equal(same.y, plain.y)
+    changed = replace(fresh, y=plain.y + 1)
+    for split in (
+        changed,
+        replace(changed, x=changed.x),
+        changed.take(range(5)),
+        *changed.blocks(5),
+        changed.to("cpu"),
+    ):
+        assert torch.equal(split.x, plain.x)
+        assert torch.equal(split.y, plain.y + 1)
 
 
 def test_label_counts():
