@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ def test_yaml_round_trip(path, tmp_path):
         ({"server": {"clip": {"start": 0}}}, "server.clip.start", "0", "greater than 0"),
         ({"server": {"nois": 1}}, "server.nois", "unknown", "noise"),
         ({"serve": {}}, "serve", "unknown", "server"),
-        ({"server": 3}, "server", "3", "dictionary"),
+        ({"server": 3}, "server", "3", "a group of settings"),
         ({"attack": {"round": 61}}, "attack.round", "61", "server.rounds = 60"),
         ({"attack": {"round": 0}}, "attack.round", "0", "greater than or equal to 1"),
         ({"attack": {"clients": 11}}, "attack.clients", "11", "data.clients = 10"),
@@ -50,7 +51,7 @@ def test_yaml_round_trip(path, tmp_path):
         ({"attack": {"clients": True}}, "attack.clients", "True", "a number"),
         ({"attack": {"round": [3, 61]}}, "attack.round", "61", "server.rounds = 60"),
         ({"attack": {"round": [3, 3]}}, "attack.round", "[3, 3]", "different rounds"),
-        ({"attack": {"round": []}}, "attack.round", "[]", "at least 1 item"),
+        ({"attack": {"round": []}}, "attack.round", "[]", "a list of at least one"),
         ({"attack": {"round": [1, 2], "every": 3}}, "attack.every", "3", "null unless attack.round is one round"),
         ({"attack": {"clients": [10]}}, "attack.clients", "10", "numbers 0 to 9"),
         ({"attack": {"clients": [1, 1]}}, "attack.clients", "[1, 1]", "different clients"),
@@ -61,7 +62,7 @@ def test_yaml_round_trip(path, tmp_path):
         ({"attack": {"each": [{}, {}]}}, "attack.each", "2 entries", "one for each of the 1 attack.clients"),
         ({"attack": {"each": [{"scal": 1}]}}, "attack.each.0.scal", "did you mean scale", "magnitude"),
         ({"attack": {"each": [{"scale": -1}]}}, "attack.each.0.scale", "-1", "greater than 0"),
-        ({"attack": {"each": [3]}}, "attack.each.0", "3", "dictionary"),
+        ({"attack": {"each": [3]}}, "attack.each.0", "3", "a group of settings"),
         (
             {"attack": {"each": [{"poisoned_per_batch": 21}]}},
             "attack.each.0.poisoned_per_batch",
@@ -91,9 +92,16 @@ def test_yaml_round_trip(path, tmp_path):
             "1",
             "0 to 0 with trimmed_mean and 2 clients",
         ),
-        ({"local": {"batch_size": 2.5}}, "local.batch_size", "2.5", "integer"),
+        ({"local": {"batch_size": 2.5}}, "local.batch_size", "2.5", "a whole number"),
         ({"smoothing": {"alpha": 1}}, "smoothing.alpha", "1", "less than 1"),
         ({"data": {"name": "cifar"}}, "data.name", "cifar", "mnist"),
+        ({"data": {"clients": {"CT"}}}, "data.clients", "{'CT'}", "a list: a set has no order"),
+        ({"data": {"clients": []}}, "data.clients", "[]", "a list of at least one"),
+        ({"seed": np.True_}, "seed", "True", "a number"),
+        ({"seed": b"5"}, "seed", "5", "a number"),
+        ({"server": {"noise": np.ones(2)}}, "server.noise", "array", "a number"),
+        ({"attack": {"each": np.ones(1)}}, "attack.each.0", "1.0", "a group of settings"),
+        ({"attack": {"trigger": [1, 2]}}, "attack.trigger", "[1, 2]", "a word or a list"),
     ],
 )
 def test_each_problem_names_key_found_and_allowed(settings, key, found, allowed):
@@ -174,7 +182,20 @@ def test_override_returns_a_changed_copy():
     assert changed.override({"attack": exp.attack, "server.clip": exp.server.clip}) == exp
 
 
-@pytest.mark.parametrize("key", ["attack.scal", "seed.x", "nothing.at.all", "server.noise.std"])
+def test_a_group_overrides_what_it_names():
+    exp = crfl.Experiment().override({"attack.scale": 9.0, "attack": {"target": 3}, "server": {"clip": {"slope": 0.5}}})
+    by_key = crfl.Experiment().override({"attack.scale": 9.0, "attack.target": 3, "server.clip.slope": 0.5})
+    assert exp == by_key
+    assert exp.attack.trigger == crfl.Experiment().attack.trigger
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("attack.scal", "seed.x", "seed.x.y", "nothing.at.all", "server.noise.std", "server.noise.a.b"),
+        *("attack.each.0.scale", "attack.trigger.0.1", "data.clients.CT.size"),
+    ],
+)
 def test_override_refuses_unknown_keys(key):
     with pytest.raises(SettingsError, match=key.split(".")[0]):
         crfl.Experiment().override({key: 1.0})
@@ -182,7 +203,14 @@ def test_override_refuses_unknown_keys(key):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("server: [", "not valid YAML"), ("- 1", "groups of settings"), ("seed: 1\nseed: 2", "seed given twice")],
+    [
+        ("server: [", "not valid YAML"),
+        ("[" * 2000, "not valid YAML"),
+        (f"seed: {'9' * 5000}", "not valid YAML"),
+        *((text, "groups of settings") for text in ("- 1", "[]", "0", "false")),
+        ("seed: 1\nseed: 2", "seed given twice"),
+        ("server: {yes: 2}", "server.True: unknown setting"),
+    ],
 )
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
@@ -190,6 +218,16 @@ def test_bad_files(tmp_path, text, message):
     with pytest.raises(SettingsError, match=message) as caught:
         crfl.Experiment.from_yaml(path)
     assert str(path) in str(caught.value)
+
+
+def test_merged_and_empty_files(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text("local: &rate {learning_rate: 0.5}\n")
+    half = crfl.Experiment.from_yaml(path)
+    path.write_text("local: {<<: {learning_rate: 0.25, epochs: 2}, learning_rate: 0.5}\n")
+    assert crfl.Experiment.from_yaml(path) == half.override({"local.epochs": 2})
+    path.write_text("# nothing yet\n")
+    assert crfl.Experiment.from_yaml(path) == crfl.Experiment()
 
 
 def test_missing_file():
@@ -207,3 +245,13 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
 def test_clip_schedule(round_, start, slope, cap):
     clip = crfl.Experiment().override({"server.clip": {"start": start, "slope": slope, "cap": cap}}).server.clip
     assert clip.norm(round_) == min(start + slope * round_, cap)
+
+
+@pytest.mark.parametrize("settings", [None, 3, [("seed", 1)]])
+def test_what_is_no_group_of_settings(settings):
+    with pytest.raises(SettingsError, match="allowed: groups of settings"):
+        crfl.Experiment.from_dict(settings)
+    with pytest.raises(SettingsError, match="allowed: values by dotted key"):
+        crfl.Experiment().override(settings)
+    with pytest.raises(SettingsError, match="1: unknown setting"):
+        crfl.Experiment().override({1: 2})

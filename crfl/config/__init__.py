@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from crfl.config.conflicts import conflicts
-from crfl.config.files import plain, read_yaml
+from crfl.config.files import merged, plain, read_yaml, text_keys
 from crfl.config.problems import inside, value_problems, without
 from crfl.config.sections import Attack, AttackerChanges, Clip, Count, Data, Local, Section, Server, Smoothing
 from crfl.errors import SettingsError
@@ -38,7 +38,10 @@ class Experiment(Section):
             super().__init__(**settings)
         except ValidationError as error:
             problems = value_problems(error, Experiment)
-            super().__init__(**without(settings, problems))  # the sound rest, to look for conflicts in it
+            try:
+                super().__init__(**without(settings, problems))  # the sound rest, to look for conflicts in it
+            except ValidationError:
+                raise SettingsError([*problems.values()]) from None
         found = [text for keys, text in conflicts(self) if not any(inside(k, p) for k in keys for p in problems)]
         if problems or found:
             raise SettingsError([*problems.values(), *found])
@@ -46,8 +49,10 @@ class Experiment(Section):
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str = "settings") -> Experiment:
         """Validate nested settings; what they leave out keeps its default. Errors speak of them as `source`."""
+        if not isinstance(settings, Mapping):
+            raise SettingsError([f"found {settings!r}, allowed: groups of settings"], source)
         try:
-            return cls(**settings)
+            return cls(**text_keys(settings))
         except SettingsError as error:
             raise SettingsError(error.problems, source) from None
 
@@ -66,14 +71,20 @@ class Experiment(Section):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
 
     def override(self, changes: Mapping[str, Any]) -> Experiment:
-        """A copy with the values of dotted keys replaced, e.g. {"attack.scale": 50.0, "server.noise": 0.02}."""
+        """A copy with the values of dotted keys replaced, e.g. {"attack.scale": 50.0, "server.noise": 0.02}.
+
+        A group, as in {"attack": {"scale": 50.0}}, replaces what it names and leaves its other settings as they are.
+        """
+        if not isinstance(changes, Mapping):
+            raise SettingsError([f"found {changes!r}, allowed: values by dotted key"], "override")
         settings = self.to_dict()
         for key, value in changes.items():
-            *groups, leaf = key.split(".")
+            *groups, leaf = str(key).split(".")
             section = settings
-            for group in groups:
-                section = section.setdefault(group, {}) if isinstance(section, dict) else {}
-            if not isinstance(section, dict):
-                raise SettingsError([f"{key}: unknown setting ({'.'.join(groups)} has no settings inside)"], "override")
-            section[leaf] = value.model_dump() if isinstance(value, BaseModel) else value
+            for depth, group in enumerate(groups, start=1):
+                section = section.setdefault(group, {})
+                if not isinstance(section, dict):
+                    whole = ".".join(groups[:depth])
+                    raise SettingsError([f"{key}: unknown setting ({whole} is set as a whole)"], "override")
+            section[leaf] = merged(section.get(leaf), value)
         return Experiment.from_dict(settings, "override")

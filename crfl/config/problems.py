@@ -8,6 +8,21 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+WORDS = {
+    "string_type": "a word",
+    "tuple_type": "a list",
+    "model_type": "a group of settings",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "too_short": "a list of at least one",
+}
+"""What is allowed, in the user's words, by the validator's type of error."""
+
 
 def value_problems(error: ValidationError, root: type[BaseModel]) -> dict[str, str]:
     """A sentence for each wrong key: what was found and what is allowed."""
@@ -20,9 +35,12 @@ def value_problems(error: ValidationError, root: type[BaseModel]) -> dict[str, s
             hint = f"did you mean {close[0]}? " if close else ""
             problems[key] = f"{key}: unknown setting; {hint}allowed: {', '.join(section)}"
             continue
-        allowed = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        allowed = WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").removeprefix(
+            "Input should be "
+        )
         if key in problems:  # the other members of a union, or another wrong entry of the same list
-            problems[key] += "" if problems[key].endswith(allowed) else f" or {allowed}"
+            known = problems[key].split(", allowed: ", maxsplit=1)[-1].split(" or ")
+            problems[key] += "" if allowed in known else f" or {allowed}"
         else:
             problems[key] = f"{key}: found {detail['input']!r}, allowed: {allowed}"
     return problems

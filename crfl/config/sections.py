@@ -6,14 +6,15 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 DataName = Literal["digits", "mnist", "emnist", "loan", "custom"]
 PartitionName = Literal["iid", "dirichlet", "natural"]
 
 
 def _number(value: object) -> object:
-    if isinstance(value, bool) or value != value or str(value).lower().strip("+-.") == "nan":
+    other = type(value).__name__ in ("bool", "bool_", "bytes") or getattr(value, "shape", ()) != ()
+    if other or value != value or str(value).lower().strip("+-.") == "nan":
         raise ValueError("a number")
     return value
 
@@ -34,12 +35,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_order(cls, value: object) -> object:
+        if isinstance(value, (set, frozenset)):
+            raise ValueError("a list: a set has no order")
+        return value
+
 
 class Data(Section):
     """What is learnt from, and how it is dealt out to the clients."""
 
     name: DataName = "digits"
-    clients: PositiveInt | tuple[str, ...] = 10
+    clients: PositiveInt | Annotated[tuple[str, ...], Field(min_length=1)] = 10
     """N, or the clients' names where the data has natural clients (LOAN: states)."""
     partition: PartitionName = "iid"
     dirichlet_alpha: Positive = 0.5

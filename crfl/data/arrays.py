@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from crfl.errors import DataError
+
+MOST_CLASSES = 2**16
+"""A larger label stands for something else, such as "ignore me"."""
 
 
 def features(
@@ -26,6 +30,8 @@ def features(
             f"{what}: found {x.dtype} of shape {tuple(x.shape)}, allowed: numbers (n, d) or images (n, h, w)"
         )
     if x.ndim == 3:
+        if image_shape is not None and tuple(image_shape) != x.shape[1:]:
+            raise DataError(f"{what}: found images of shape {tuple(x.shape[1:])}, allowed: {tuple(image_shape)}")
         image_shape = (x.shape[1], x.shape[2])
     if x.dtype != torch.uint8:
         x = x.to(torch.float32)
@@ -51,6 +57,28 @@ def labels(values: Any, samples: int, what: str) -> Tensor:
     return y
 
 
+def check_scale(x: Tensor, scale: Any, what: str) -> None:
+    """DataError unless `scale` is a positive number under which every feature `scale * x` is finite in float32."""
+    if not isinstance(scale, (int, float, np.number)) or not 0 < scale < math.inf:
+        raise DataError(f"scale: found {scale!r}, allowed: a positive number")
+    if scale * max(abs(float(v)) for v in torch.aminmax(x)) > torch.finfo(torch.float32).max:
+        raise DataError(f"scale: found {scale}, allowed: a factor under which {what} stays finite in float32")
+
+
+def number_of_classes(declared: Any, y: Tensor, test_y: Tensor) -> int:
+    """The declared number of classes C or, if None, the largest label + 1. DataError unless it is a sensible number."""
+    if declared is None:
+        largest = max(int(y.max()), int(test_y.max()))
+        if largest >= MOST_CLASSES:
+            raise DataError(
+                f"y: found label {largest}, allowed: below {MOST_CLASSES} unless num_classes says otherwise"
+            )
+        return 1 + largest
+    if isinstance(declared, bool) or not isinstance(declared, (int, np.integer)) or declared < 1:
+        raise DataError(f"num_classes: found {declared!r}, allowed: a whole number of at least 1")
+    return int(declared)
+
+
 def check_labels(y: Tensor, num_classes: int, what: str) -> None:
     """DataError unless every label is 0 .. num_classes - 1."""
     wrong = ((y < 0) | (y >= num_classes)).nonzero().flatten()
@@ -59,11 +87,23 @@ def check_labels(y: Tensor, num_classes: int, what: str) -> None:
         raise DataError(f"{what}: found label {int(y[row])} at row {row}, allowed: 0 to {num_classes - 1}")
 
 
+def interval(domain: Any) -> tuple[float, float]:
+    """The smallest interval with bounds of float32 around the declared domain: a feature at its bound is inside.
+
+    DataError unless `domain` is two finite numbers, the smaller one first.
+    """
+    try:
+        low, high = map(float, domain)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not -math.inf < low < high < math.inf:
+        raise DataError(f"domain: found {domain!r}, allowed: two finite numbers, the smaller one first")
+    return min(low, float(np.float32(low))), max(high, float(np.float32(high)))
+
+
 def check_domain(x: Tensor, scale: float, domain: tuple[float, float], what: str) -> None:
     """DataError unless every feature `scale * x` lies in the declared domain."""
     low, high = domain
-    if not (low < high and np.isfinite([low, high]).all()):
-        raise DataError(f"domain: found {domain}, allowed: two finite numbers, the smaller one first")
     least, most = (scale * float(v) for v in torch.aminmax(x))
     if least < low or most > high:
         flat = int(x.argmin() if least < low else x.argmax())
@@ -76,21 +116,24 @@ def check_domain(x: Tensor, scale: float, domain: tuple[float, float], what: str
 
 def row_sets(shards: Sequence[Any], samples: int) -> tuple[Tensor, ...]:
     """Rows of each client, int64. DataError if a client has none, a row does not exist or is given twice."""
-    sets = tuple(_tensor(rows, f"shards[{i}]") for i, rows in enumerate(shards))
+    sets = []
     owners = torch.zeros(samples, dtype=torch.int64)
-    for i, rows in enumerate(sets):
+    for i, given in enumerate(shards):
+        rows = _tensor(given, f"shards[{i}]")
         if rows.ndim != 1 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:
             raise DataError(
                 f"shards[{i}]: found {rows.dtype} of shape {tuple(rows.shape)}, allowed: one row number or more"
             )
+        rows = rows.to(torch.int64)
         if int(rows.min()) < 0 or int(rows.max()) >= samples:
             found = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
             raise DataError(f"shards[{i}]: found row {found}, allowed: 0 to {samples - 1}")
-        owners += torch.bincount(rows.to(torch.int64), minlength=samples)
+        owners += torch.bincount(rows, minlength=samples)
+        sets.append(rows)
     if not sets or int(owners.max()) > 1:
         found_twice = f"row {int(owners.argmax())} {int(owners.max())} times" if sets else "no clients"
         raise DataError(f"shards: found {found_twice}, allowed: at least one client, and every row at most once")
-    return tuple(rows.to(torch.int64) for rows in sets)
+    return tuple(sets)
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -98,6 +141,8 @@ def _tensor(values: Any, what: str) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach().cpu()
     try:
+        if np.ma.is_masked(values):
+            raise DataError(f"{what}: found masked values, allowed: a number everywhere; fill them first")
         array = np.asarray(values)
         if not array.flags.writeable or any(step < 0 for step in array.strides):
             array = array.copy()

@@ -135,8 +135,13 @@ class FederatedData:
         ):
             if len(names) != count or len(set(names)) < count:
                 raise DataError(f"{what}: found {len(names)} ({len(set(names))} different), allowed: {count} different")
-        if self.image_shape and self.image_shape[0] * self.image_shape[1] != self.num_features:
-            raise DataError(f"image_shape: found {self.image_shape}, allowed: {self.num_features} pixels as in x")
+        sides = self.image_shape
+        if sides is not None and (
+            len(sides) != 2
+            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sides)
+            or math.prod(sides) != self.num_features
+        ):
+            raise DataError(f"image_shape: found {sides}, allowed: (height, width) of {self.num_features} pixels")
 
     @classmethod
     def from_arrays(
@@ -161,22 +166,22 @@ class FederatedData:
         x, y: either a list of one array for each client, or one array each with `shards`, the rows of each client, as
         `crfl.data.iid`, `dirichlet` and `natural` deal them out. Features are (n, d), or images (n, height, width);
         labels are (n,) integers from 0. num_classes: C; default the largest label + 1. scale: the features are
-        scale * x, also for the test samples, so that images can stay bytes. domain: declared bounds of every feature.
-        Arrays of uint8 or float32 are used as they are: do not change them afterwards. DataError if something does not
-        fit, among it features outside the declared domain.
+        scale * x, also for the test samples, so that images can stay bytes. domain: declared bounds of every feature,
+        widened to the nearest float32 numbers. Arrays of uint8 or float32 are used as they are: do not change them
+        afterwards. DataError if something does not fit, among it features outside the declared domain.
         """
         if shards is None:
             x, y, shards, image_shape = _per_client(x, y, image_shape)
         train_x, shape = arrays.features(x, "x", image_shape)
-        held_out, _ = arrays.features(test_x, "test_x")
+        held_out, _ = arrays.features(test_x, "test_x", shape)
         train_y, held_out_y = arrays.labels(y, len(train_x), "y"), arrays.labels(test_y, len(held_out), "test_y")
         if held_out.shape[1] != train_x.shape[1]:
             raise DataError(f"test_x: found {held_out.shape[1]} features, allowed: {train_x.shape[1]} as in x")
-        if not (scale > 0 and math.isfinite(scale)):
-            raise DataError(f"scale: found {scale}, allowed: a positive number")
-        classes = num_classes or 1 + max(int(train_y.max()), int(held_out_y.max()))
+        classes = arrays.number_of_classes(num_classes, train_y, held_out_y)
+        domain = None if domain is None else arrays.interval(domain)
         for what, features, labels in (("x", train_x, train_y), ("test_x", held_out, held_out_y)):
             arrays.check_labels(labels, classes, what.replace("x", "y"))
+            arrays.check_scale(features, scale, what)
             if domain is not None:
                 arrays.check_domain(features, scale, domain, what)
         test = Split(held_out.float() * scale if scale != 1.0 else held_out.float(), held_out_y)

@@ -55,7 +55,7 @@ def _load(name: str, root: Path, download: bool, classes: int) -> tuple[Tensor, 
         raise DataError(f"{name}: {missing[0]} is missing. {_advice(name)}")
     if missing:
         _download(name, raw)
-    stamps = tuple(file.stat().st_mtime_ns for file in _paths(name, raw))
+    stamps = tuple(t for file in _paths(name, raw) for t in (file.stat().st_mtime_ns, file.stat().st_ctime_ns))
     return _parts(name, raw, classes, stamps)
 
 

@@ -38,14 +38,17 @@ def data_root(exp: Experiment) -> Path:
 
 
 def check_fits(exp: Experiment, data: FederatedData) -> None:
-    """DataError unless every client fills a batch. (Who attacks is checked where the attack is planned.)"""
+    """DataError unless every client fills a batch and has its learning rate. (The attack's plan checks the attack.)"""
+    rates, clients = exp.local.learning_rate, len(data.shards)
+    if isinstance(rates, tuple) and len(rates) != clients:
+        raise DataError(f"local.learning_rate: found {len(rates)}, allowed: one, or one for each of {clients} clients")
     smallest = 1 if exp.local.keep_last_batch else exp.local.batch_size
     short = [(name, size) for name, size in zip(data.client_names, data.sizes, strict=True) if size < smallest]
     if short:
         (name, size), others = short[0], f" (so have {len(short) - 1} other clients)" if len(short) > 1 else ""
         raise DataError(
             f"{name} has {size} training samples{others}, allowed: at least one batch of {smallest}; "
-            "lower local.batch_size or choose other data.clients"
+            f"{'lower local.batch_size or ' if size else ''}choose other data.clients"
         )
 
 

@@ -23,9 +23,12 @@ __all__ = ["FEATURES", "FILES", "LABELS", "choose_states", "load_loans", "split"
 
 def load_loans(root: Path) -> LoanTable:
     """All loans of the CSV in `root`, preprocessed once and cached beside it. DataError if it is missing or bad."""
-    for name in FILES:
-        if (root / name).is_file():
-            return load_table(root / name)
+    try:
+        found = next((root / name for name in FILES if (root / name).is_file()), None)
+    except OSError as error:  # such as a folder that may not be searched
+        raise DataError(f"loan: {root} cannot be read: {error.strerror}") from None
+    if found is not None:
+        return load_table(found)
     raise DataError(
         f"loan: {root} has no {' or '.join(FILES)}. Download LendingClub's loans (Kaggle: wendykan/"
         "lending-club-loan-data or wordsforthewise/lending-club), unpack them there, and name the folder by the "

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from crfl.errors import DataError
 
 _BLOCK, _PIECE = 1 << 24, 1 << 17
 """Bytes that are hashed by themselves, and that are read at a time."""
-_LAYOUT = b"1"
+_LAYOUT = b"2"
 """Of the cache file; a change of it makes old caches stale."""
 
 
@@ -79,13 +80,30 @@ def _read(cache: Path, key: str) -> LoanTable | None:
             start = file.tell()
         if header["__metadata__"]["key"] != key:
             return None
-        arrays = {}
+        about, arrays = header["__metadata__"], {}
         for name, dtype in (("x", np.float32), ("y", np.uint8), ("state", np.uint8)):
-            shape, first = tuple(header[name]["shape"]), header[name]["data_offsets"][0]
+            shape, (first, last) = tuple(header[name]["shape"]), header[name]["data_offsets"]
+            if _checksum(cache, start + first, start + last) != int(about[name]):
+                return None
             arrays[name] = np.memmap(cache, dtype, mode="c", offset=start + first, shape=shape)
-        return LoanTable(**arrays, footers=int(header["__metadata__"]["footers"]))
+        if not len(arrays["x"]) == len(arrays["y"]) == len(arrays["state"]):
+            return None
+        return LoanTable(**arrays, footers=int(about["footers"]))
     except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
         return None  # missing, damaged or of another layout
+
+
+def _checksum(path: Path, start: int, end: int) -> int:
+    """CRC-32 of a part of the file, read piece by piece: what is mapped would count as memory once it is looked at."""
+    found = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < end:
+            piece = file.read(min(_PIECE, end - start))
+            if not piece:
+                return -1
+            found, start = zlib.crc32(piece, found), start + len(piece)
+    return found
 
 
 def _write(csv: Path, cache: Path, key: str, table: LoanTable) -> None:
@@ -93,7 +111,8 @@ def _write(csv: Path, cache: Path, key: str, table: LoanTable) -> None:
     partial_file = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
     tensors: dict[str, Any] = {"x": table.x, "y": table.y, "state": table.state}
     try:
-        save_file(tensors, partial_file, {"key": key, "footers": str(table.footers)})
+        checksums = {name: str(zlib.crc32(values)) for name, values in tensors.items()}
+        save_file(tensors, partial_file, {"key": key, "footers": str(table.footers), **checksums})
         with partial_file.open("rb") as file:
             os.fsync(file.fileno())
         partial_file.chmod(0o600 | csv.stat().st_mode)  # whoever may read the CSV may read its cache

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from crfl.data.loan_schema import CLIENT, FEATURES, FOOTERS, LABEL, NUMERIC
 from crfl.errors import DataError
 
+NO_LOANS = "holds no loans; get the file anew"
 _MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"]
 _BLOCK = 1 << 22
 """Bytes read at a time."""
@@ -67,7 +68,7 @@ class _Source(io.RawIOBase):
         self._bar = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, delay=2, leave=False, disable=None)
         if self._file.read(len(BOM_UTF8)) != BOM_UTF8:
             self._file.seek(0)
-        self._feeds = self._returns = 0
+        self._line_ends, self._last = 0, b"\n"
 
     def readable(self) -> bool:
         return True
@@ -75,8 +76,9 @@ class _Source(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         block = self._file.read(size)
         self._bar.update(len(block))
-        self._feeds += block.count(b"\n")
-        self._returns += block.count(b"\r")
+        split = self._last == b"\r" and block.startswith(b"\n")  # one line end in two blocks
+        self._line_ends += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n") - split
+        self._last = block[-1:] or self._last
         return block.translate(_ASCII)
 
     def close(self) -> None:
@@ -85,9 +87,9 @@ class _Source(io.RawIOBase):
         super().close()
 
     @property
-    def line_ends(self) -> int:
-        """Line ends of what was read so far, be they \\n, \\r or both."""
-        return max(self._feeds, self._returns)
+    def lines(self) -> int:
+        """Lines of what was read so far, whether they end in \\n, \\r or both, or with the file."""
+        return self._line_ends + (self._last not in b"\r\n")
 
 
 @dataclass
@@ -103,7 +105,9 @@ class LoanReader:
     """Positions in the current batch that are loans."""
     _skipped: list[int] = field(default_factory=list)
     """Row numbers of footers of another width."""
-    _line_ends: int = 0
+    _blank: int = 0
+    """Blank lines, skipped."""
+    _lines: int = 0
     _bad: str = ""
 
     def batches(self) -> Iterator[Any]:
@@ -114,9 +118,11 @@ class LoanReader:
         columns = dict.fromkeys((first, LABEL, CLIENT, *FEATURES))
         types = {name: pa.float64() if name in NUMERIC else pa.string() for name in columns}
         for batch in self._stream(types):
-            loans = self._loans(batch, first)
+            footers, blank = self._footers(batch, first), _blank(batch)
+            loans = ~(footers | blank)
             self._kept = np.flatnonzero(loans)
-            self.footers += len(batch) - len(self._kept)
+            self.footers += int(footers.sum())
+            self._blank += int(blank.sum())
             if len(self._kept):
                 yield batch if len(self._kept) == len(batch) else batch.filter(pa.array(loans))
             self._start += len(batch)
@@ -152,7 +158,7 @@ class LoanReader:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self._line_ends <= loans + self.footers + 1:
+        if self._lines <= loans + self.footers + self._blank + 1:
             return  # no field holds a line end
         self._start, self._skipped = 0, []
         for batch in self._stream({name: pa.binary() for name in self.header if name not in NUMERIC}):
@@ -178,25 +184,25 @@ class LoanReader:
             yield from csv.open_csv(
                 source,
                 csv.ReadOptions(use_threads=False, block_size=_BLOCK),  # one thread, so that rows have numbers
-                csv.ParseOptions(newlines_in_values=True, invalid_row_handler=self._invalid),
+                csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=self._invalid),
                 csv.ConvertOptions(
                     column_types=types, include_columns=list(types), null_values=_MISSING, strings_can_be_null=True
                 ),
             )
-            self._line_ends = source.line_ends
+            self._lines = source.lines
         except (ArrowException, OSError) as error:
             raise DataError(self._bad or self._explain(str(error))) from None
 
-    def _loans(self, batch: Any, first: str) -> npt.NDArray[np.bool_]:
-        """Which rows are loans: all but lines of text without a state and a label."""
+    def _footers(self, batch: Any, first: str) -> npt.NDArray[np.bool_]:
+        """Which rows are no loans but lines of text, without a state and a label."""
         import pyarrow.compute as pc
 
-        blank = pc.and_(batch.column(LABEL).is_null(), batch.column(CLIENT).is_null())
+        unlabelled = pc.and_(batch.column(LABEL).is_null(), batch.column(CLIENT).is_null())
         text = batch.column(first)
         footer = pc.starts_with(text, FOOTERS[0])
         for start in FOOTERS[1:]:
             footer = pc.or_(footer, pc.starts_with(text, start))
-        return ~pc.and_(blank, footer.fill_null(False)).to_numpy(zero_copy_only=False)
+        return pc.and_(unlabelled, footer.fill_null(False)).to_numpy(zero_copy_only=False)
 
     def _invalid(self, row: Any) -> str:
         """Skips a footer of another width than the header; any other such row is an error."""
@@ -221,7 +227,19 @@ class LoanReader:
         match = re.search(r"CSV column #(\d+): Row #(\d+): .*?(invalid .*)", message)
         if "straddling" in message:
             return f"{self.path}: found a row longer than {_BLOCK} bytes. Is a quote never closed?"
+        if "Empty CSV file" in message:
+            return f"{self.path}: {NO_LOANS}"
         if not match:
             return f"{self.path}: {message}"
         where = f"{self.path}, row {match[2]}, column {self.header[int(match[1])]}"
         return f"{where}: found {match[3]}, allowed: a number or nothing"
+
+
+def _blank(batch: Any) -> npt.NDArray[np.bool_]:
+    """Which rows have nothing in any column, as an empty line."""
+    found = batch.column(0).is_null().to_numpy(zero_copy_only=False)
+    for column in batch.columns[1:]:
+        if not found.any():
+            break
+        found &= column.is_null().to_numpy(zero_copy_only=False)
+    return found

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl.data.loan_csv import LoanReader, read_header
-from crfl.data.loan_schema import ANY_WORD, CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, STATES, WORDS
+from crfl.data.loan_csv import NO_LOANS, LoanReader, read_header
+from crfl.data.loan_schema import ANY_WORD, CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, NUMERIC, STATES, WORDS
 from crfl.errors import DataError
 
 MAX_VALUES = 64
@@ -51,17 +51,21 @@ def read_table(path: Path) -> LoanTable:
         numbers.append(reader.numbers(batch))
         words.append(np.stack([reader.codes(batch, n, _category(n, v)) for n, v in values.items()], axis=1))
     if not labels:
-        raise DataError(f"{path}: holds no loans; get the file anew")
+        raise DataError(f"{path}: {NO_LOANS}")
     reader.check_quotes(sum(map(len, labels)))
     sizes = np.array([len(v) for v in values.values()])
-    x = _scale(numbers, words, sizes)
+    x = _scale(path, numbers, words, sizes)
     return LoanTable(x, np.concatenate(labels), np.concatenate(states), reader.footers)
 
 
-def _scale(numbers: list[Array], words: list[Array], sizes: Array) -> npt.NDArray[np.float32]:
+def _scale(path: Path, numbers: list[Array], words: list[Array], sizes: Array) -> npt.NDArray[np.float32]:
     """The features of all batches; the batches are given back to memory one by one."""
     low = np.min([block.min(axis=0) for block in numbers], axis=0)
-    span = np.max([block.max(axis=0) for block in numbers], axis=0) - low
+    high = np.max([block.max(axis=0) for block in numbers], axis=0)
+    for name, least, most in zip(NUMERIC, low.tolist(), high.tolist(), strict=True):
+        if most - least == np.inf:
+            raise DataError(f"{path}, column {name}: found {least} to {most}, allowed: a finite range")
+    span = high - low
     span[span == 0] = 1.0
     is_word = np.array([name in CATEGORICAL for name in FEATURES])
     x = np.empty((sum(map(len, numbers)), len(FEATURES)), dtype=np.float32)

@@ -19,6 +19,9 @@ from crfl.rng import permutation
 
 Shards = tuple[Tensor, ...]
 
+MOST_EQUAL = 1e100
+"""Concentration beyond which shares are equal to the last bit, and NumPy would overflow."""
+
 
 def iid(samples: int, clients: int, generator: torch.Generator) -> Shards:
     """Equal random shards of `samples` // `clients` rows each; the remainder of the division is nobody's.
@@ -30,15 +33,18 @@ def iid(samples: int, clients: int, generator: torch.Generator) -> Shards:
     return tuple(shard.sort().values for shard in order.view(clients, -1))
 
 
-def dirichlet(y: Tensor, clients: int, alpha: float, generator: torch.Generator) -> Shards:
+def dirichlet(y: Tensor | npt.NDArray[np.int64], clients: int, alpha: float, generator: torch.Generator) -> Shards:
     """Unequal label mixes: the samples of each label are dealt out in shares drawn from Dirichlet(alpha, ..., alpha).
 
     Small `alpha` gives each label to few clients; large `alpha` approaches an iid partition. Every sample finds an
     owner, sizes differ, and a client may come out small or empty. y: labels, (n,) int64. Source of the scheme: Hsu,
     Qi, Brown 2019 (arXiv 1909.06335), with the prior uniform and the roles of label and client exchanged, so that
-    all samples are used. DataError if there are more clients than samples.
+    all samples are used. DataError if there are more clients than samples, or `alpha` is not positive and finite.
     """
     _check_count(len(y), clients)
+    if not 0 < alpha < np.inf:
+        raise DataError(f"alpha: found {alpha}, allowed: a positive number")
+    y = torch.as_tensor(y)
     random = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
     owner = torch.empty(len(y), dtype=torch.int64)
     for label in np.unique(y.numpy()).tolist():
@@ -55,7 +61,10 @@ def natural(keys: npt.ArrayLike, clients: Sequence[Any] | None = None) -> Shards
     keys: (n,) numbers or words, one a sample. clients: keys in client order; None means all of them, rising.
     DataError if a client owns no row or is named twice.
     """
-    values, inverse = np.unique(np.asarray(keys), return_inverse=True)
+    try:
+        values, inverse = np.unique(np.asarray(keys), return_inverse=True)
+    except TypeError as error:
+        raise DataError(f"partition: keys that cannot be sorted ({error}), allowed: numbers or words") from None
     wanted = values.tolist() if clients is None else list(clients)
     if len(set(wanted)) < len(wanted):
         raise DataError(f"partition: found clients {wanted}, allowed: every key once")
@@ -70,7 +79,7 @@ def natural(keys: npt.ArrayLike, clients: Sequence[Any] | None = None) -> Shards
 
 def _dirichlet_shares(random: np.random.Generator, clients: int, alpha: float) -> npt.NDArray[np.float64]:
     """One draw of Dirichlet(alpha, ..., alpha); one client takes all if alpha is so small that every share is 0."""
-    shares = random.dirichlet(np.full(clients, alpha))
+    shares = random.dirichlet(np.full(clients, min(alpha, MOST_EQUAL)))
     if not np.isfinite(shares).all() or not np.isclose(shares.sum(), 1.0):
         shares = np.eye(clients)[random.integers(clients)]
     return shares
@@ -84,5 +93,5 @@ def _rows_of(owner: npt.NDArray[np.int64], clients: int) -> Shards:
 
 
 def _check_count(samples: int, clients: int) -> None:
-    if not 1 <= clients <= samples:
+    if not isinstance(clients, (int, np.integer)) or not 1 <= clients <= samples:
         raise DataError(f"data.clients: found {clients}, allowed: 1 to the number of training samples = {samples}")

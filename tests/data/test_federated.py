@@ -93,6 +93,31 @@ def test_a_split_of_rows_is_the_split_of_a_copy():
         assert torch.equal(split.y, plain.y + 1)
 
 
+def test_images_of_different_shapes_are_refused():
+    images = [np.zeros((4, 2, 3), np.uint8), np.zeros((4, 3, 2), np.uint8)]
+    y = [np.arange(4) % 2] * 2
+    with pytest.raises(DataError, match=r"x\[1\]: found images of shape \(3, 2\), allowed: \(2, 3\)"):
+        FederatedData.from_arrays(images, y, images[0], y[0])
+    with pytest.raises(DataError, match=r"test_x: found images of shape \(1, 6\), allowed: \(2, 3\)"):
+        FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 1, 6), y[0])
+    assert FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 6), y[0]).image_shape == (2, 3)
+
+
+@pytest.mark.parametrize("high", [0.1, 0.3, 0.001, 1.0, 7.0])
+def test_features_at_the_bounds_of_the_domain(high):
+    """As float64, and rounded to float32, which may be beyond a bound that float32 does not have."""
+    data = make(x=np.full((12, 3), high), test_x=np.full((5, 3), -high), domain=(-high, high))
+    assert data.domain[0] <= -high
+    assert high <= data.domain[1] <= high * (1 + 1e-7)
+    assert float(data.x.max()) <= data.domain[1]
+
+
+def test_rows_of_any_integer_type():
+    for dtype in (np.uint8, np.uint16, np.int32, np.uint64):
+        data = make(shards=[np.arange(8, dtype=dtype), np.arange(8, 12, dtype=dtype)])
+        assert [rows.tolist() for rows in data.shards] == [list(range(8)), list(range(8, 12))]
+
+
 def test_label_counts():
     counts = make(class_names=list("wxyz")).label_counts()
     assert counts.loc["client 0"].to_dict() == {"w": 2, "x": 2, "y": 2, "z": 2}
@@ -111,7 +136,7 @@ def changed(array, index, value):
     [
         ({"x": changed(X, (3, 2), np.nan)}, "x: found nan at row 3, feature 2"),
         ({"test_x": changed(X[:5], (1, 0), 1e39)}, "test_x: found inf at row 1, feature 0"),
-        ({"x": changed(X, (7, 1), 1.5), "domain": (0, 1)}, "x: found 1.5 at row 7, feature 1, allowed: 0 to 1"),
+        ({"x": changed(X, (7, 1), 1.5), "domain": (0, 1)}, "x: found 1.5 at row 7, feature 1, allowed: 0.0 to 1.0"),
         ({"test_x": changed(X[:5], (4, 2), -0.5), "domain": (0, 1)}, "test_x: found -0.5 at row 4, feature 2"),
         ({"domain": (1, 0)}, "domain: found"),
         ({"domain": (0, math.nan)}, "domain: found"),
@@ -131,7 +156,12 @@ def changed(array, index, value):
         ({"client_names": ["a"]}, "client_names: found 1"),
         ({"class_names": ["a", "a", "b", "c"]}, "class_names: found 4 .3 different"),
         ({"feature_names": ["a"]}, "feature_names"),
-        ({"image_shape": (2, 2)}, "image_shape"),
+        *(({"image_shape": shape}, "image_shape") for shape in ((2, 2), (-1, -3), (1.0, 3.0), (3,))),
+        ({"y": changed(Y, 2, 2**31 - 1)}, "y: found label 2147483647, allowed: below 65536 unless num_classes"),
+        *(({"num_classes": n}, "num_classes: found") for n in (0, -1, 2.5, "3", True)),
+        *(({"scale": scale}, "scale: found") for scale in ("1", None, 0, -1.0, 1e39)),
+        *(({"domain": domain}, "domain: found") for domain in ((0,), (0, 1, 2), 5, "ab", (0, math.inf))),
+        ({"x": np.ma.masked_array(X, mask=X > 0.5)}, "x: found masked values"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

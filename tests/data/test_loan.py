@@ -158,7 +158,18 @@ def test_other_code_makes_the_cache_anew(folder, monkeypatch):
     assert parsed == [1]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:4], lambda b: b"", lambda b: b"\xff" * 99])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b[:4],
+        lambda b: b"",
+        lambda b: b"\xff" * 99,
+        lambda b: b[:-5] + b"\xc8" + b[-4:],  # a label or state
+        lambda b: b[:9000] + bytes(400) + b[9400:],  # features
+        lambda b: b.replace(b"[2000,90]", b"[1000,90]"),
+    ],
+)
 def test_a_damaged_cache_is_made_anew(folder, monkeypatch, damage):
     path, cache = folder / "loan.csv", folder / "loan.csv.cache.safetensors"
     first = load_table(path)

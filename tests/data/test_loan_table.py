@@ -205,6 +205,35 @@ def test_quotes(file, records):
     refused(file, b"\n".join(both), "row 21, column id: a quote swallows")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", None])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_quote_that_swallows_a_row_is_found_under_any_line_ends(file, records, monkeypatch, end, last):
+    """Also without an end of the last line, with line ends of two kinds, and with one that two blocks share."""
+    lines = plain_lines(records)[:-1]
+    first, second, rest = lines[21].split(b",", 2)
+    lines[20:22] = [lines[20].replace(b",", b',"', 1), first + b"," + second + b'",' + rest]
+    ends = [end or (b"\n", b"\r")[number % 2] for number in range(len(lines))]
+    content = b"".join(line + e for line, e in zip(lines, ends, strict=True))
+    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 1 + content.index(b"\r") if end == b"\r\n" else 1 << 22)
+    refused(file, content if last else content.rstrip(b"\r\n"), "row 21, column member_id: a quote swallows")
+
+
+def test_blank_lines_count_as_rows_and_not_as_loans(file, records):
+    lines = plain_lines(cell(records, 10, "loan_amnt", "much"))
+    refused(file, b"\n".join([*lines[:4], b"", b"", *lines[4:]]), "row 12, column loan_amnt: found .* 'much'")
+    lines = plain_lines(records)
+    file.write_bytes(b"\n".join([*lines[:4], b"", b"", *lines[4:], b"", b""]))
+    table = read_table(file)
+    assert (len(table.x), table.footers) == (len(records) - 1, 0)
+
+
+def test_a_header_alone_and_a_range_too_wide(file, records):
+    for content in (plain_lines(records)[0], plain_lines(records)[0] + b"\n"):
+        refused(file, content, "holds no loans")
+    wide = cell(cell(records, 4, "loan_amnt", "1e308"), 5, "loan_amnt", "-1e308")
+    refused(file, wide, r"column loan_amnt: found -1e\+308 to 1e\+308, allowed: a finite range")
+
+
 def test_a_quote_that_swallows_more_than_a_block(file, monkeypatch):
     records = loan_files.write(file, rows=400)
     monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)

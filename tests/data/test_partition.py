@@ -74,3 +74,21 @@ def test_partitions_refuse_what_cannot_be_dealt_out():
         natural(["a"], ["a", "z"])
     with pytest.raises(DataError, match="every key once"):
         natural(["a"], ["a", "a"])
+
+
+def test_dirichlet_at_its_extremes():
+    y = np.repeat(np.arange(3), 100)  # NumPy's labels do, too
+    for alpha in (1e20, 1e300, 1e308):
+        shards = dirichlet(y, 4, alpha, stream(0, "partition"))
+        assert all(np.bincount(y[rows]).tolist() == [25, 25, 25] for rows in shards)
+    assert sum(len(rows) > 0 for rows in dirichlet(y, 40, 1e-300, stream(0, "partition"))) <= 3
+    for alpha in (0, -1, np.inf, np.nan):
+        with pytest.raises(DataError, match="alpha: found"):
+            dirichlet(y, 4, alpha, stream(0, "partition"))
+
+
+def test_what_is_no_partition():
+    with pytest.raises(DataError, match="keys that cannot be sorted"):
+        natural(["a", None])
+    with pytest.raises(DataError, match=r"data.clients: found 2\.0"):
+        iid(5, 2.0, stream(0, "partition"))
