@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crfl import plots
+    from crfl import certification, plots
     from crfl.certification.certificate import Certificate
     from crfl.certification.certify import certify
     from crfl.certification.smoothing import VoteCounts, smooth
@@ -31,6 +31,7 @@ _HOMES = {
     "TrainingRun": "crfl.training.run",
     "VoteCounts": "crfl.certification.smoothing",
     "backdoored": "crfl.training.triggers",
+    "certification": "crfl",
     "certify": "crfl.certification.certify",
     "load_data": "crfl.data.load",
     "load_run": "crfl.store",
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingRun",
     "VoteCounts",
     "backdoored",
+    "certification",
     "certify",
     "load_data",
     "load_run",

@@ -10,6 +10,8 @@ from crfl.certification._checks import FloatArray
 
 GRID = 1024
 STEPS = 7
+PRECISION, HALVINGS = 1e-9, 30
+"""Share of its level by which a result may fall short of it; how often the brackets of those that do are halved."""
 AIM_BELOW = 1e-10
 """Share of the level by which the search aims below it, so that it does not end on the level itself."""
 
@@ -42,6 +44,11 @@ def largest_below(function: Callable[[FloatArray], FloatArray], levels: FloatArr
         over = np.where(below, np.where(side < 0, over / 2, over), value - aim)
         under = np.where(below, np.maximum(aim - value, 0.0), np.where(side > 0, under / 2, under))
         low, high, side = np.where(below, guess, low), np.where(below, high, guess), np.where(below, -1.0, 1.0)
+    wide = function(low) < target * (1 - PRECISION)  # where the function bends, false position is slow
+    for _ in range(HALVINGS if wide.any() else 0):
+        guess = (low[wide] + high[wide]) / 2
+        below = function(guess) < target[wide]
+        low[wide], high[wide] = np.where(below, guess, low[wide]), np.where(below, high[wide], guess)
     result[open_] = low
     return result
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds import ProbabilityBounds, min_samples
 from crfl.certification.coupled import AVERAGING
+from crfl.certification.rounds import steps_too_long
 from crfl.training.record import RoundRecord, TrainingRecord
 
 COUNTERPART = (
@@ -23,6 +24,7 @@ def published(record: TrainingRecord, bounds: ProbabilityBounds) -> tuple[str, .
         "Lemma 1: every training input, clean or poisoned, has norm at most 1.",
         "Lemma 1: the parameters stay in the ball of the attack round's clip norm during that round's local steps.",
         "Lemma 1: poisoned samples keep their labels.",
+        "Theorem 1: local steps drive two models no further apart.",
         "Theorem 2 bounds the law of the models over the training noise; the class probabilities are those of the one "
         "model that was trained. The theorem is read as if both were the same.",
         *probabilities(bounds),
@@ -48,6 +50,7 @@ def published_broken(
             f"The model sent out in the attack round has norm {attack.start_norm:.4g} (clipped, then perturbed), Lemma "
             f"1 assumes at most {clip_norm:.4g}."
         )
+    found += [f"Theorem 1: {reason}." for reason in steps_too_long(record)]
     if record.aggregation not in AVERAGING:
         found.append(
             f"The weights of server.aggregation {record.aggregation!r} depend on the updates, so they differ in the "

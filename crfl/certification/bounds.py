@@ -65,6 +65,10 @@ def hoeffding(counts: npt.ArrayLike, alpha: float) -> ProbabilityBounds:
     return _from_votes("hoeffding", alpha, samples, votes.shape[1], prediction, p_a, p_b, estimate_a, estimate_b)
 
 
+SMALLEST_LEVEL = 1e-200
+"""Error level down to which the quantiles of the beta distribution are right."""
+
+
 def clopper_pearson(
     selection_counts: npt.ArrayLike, counts: npt.ArrayLike, alpha: float, *, simultaneous: bool = False
 ) -> ProbabilityBounds:
@@ -82,6 +86,8 @@ def clopper_pearson(
             f"selection_counts: found shape {selection.shape}, allowed: that of counts, {votes.shape}"
         )
     each = error_level(alpha) / (max(1, len(votes)) if simultaneous else 1)
+    if each < SMALLEST_LEVEL:
+        raise CertificateError(f"alpha: found {each:g} for a sample, allowed: at least {SMALLEST_LEVEL:g}")
     samples, classes = int(votes[0].sum()) if len(votes) else 0, votes.shape[1]
     prediction = selection.argmax(axis=1)
     top, other = _split(votes, prediction)

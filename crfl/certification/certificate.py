@@ -93,7 +93,7 @@ class Certificate:
     def max_attackers(self, delta: float) -> IntArray:
         """Client level: the largest R certified for triggers of magnitude `delta`, at most all clients; (m,).
 
-        R attackers, each as strong as the strongest on record. 0 where not even one is certified.
+        R attackers, each like the one on record who costs most. 0 where not even one is certified.
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, len(self.scenario.record.client_sizes) + 1)
@@ -108,7 +108,7 @@ class Certificate:
         """
         each, once = self.scenario.malicious_cost(silent)
         count = np.ceil((self.budget - once) / each) - 1  # strictly below the budget
-        return np.maximum(count, 0).astype(np.int64)
+        return np.clip(count, 0, 2**53).astype(np.int64)
 
     def _levels(self, costs: Iterable[float]) -> IntArray:
         """How many of the rising costs each sample's budget affords."""

@@ -116,6 +116,11 @@ def certify(
     if votes is not None:
         votes = _reused(votes, run, indices, len(test.x))
     any_round = attack_round == "any"
+    if any_round and run.experiment.attack.always_present and run.experiment.server.participation < 1:
+        raise CertificateError(
+            "attack_round: 'any' takes who took part as on record, but under attack.always_present the attackers bring "
+            "themselves in, in whatever round they attack"
+        )
     return KINDS[kind](
         _Task(run, x, indices, len(test.x), bounds, votes, simultaneous, any_round, attack_clip_norm, progress)
     )
@@ -165,6 +170,8 @@ def _smoothing(task: _Task) -> Certificate:
     found, votes = _bounds(task, task.bounds or "clopper_pearson")
     noise = task.run.experiment.smoothing.noise
     budget = smoothing_budget_from_logs(found.log_not_p_a, found.log_p_b, noise=noise)
+    if found.method == "exact" and np.isinf(budget).any():  # where the logs overflow; the margin is never smaller
+        budget = np.minimum(budget, margin_budget(*_linear(task)))
     return _coupled(task, "smoothing", found.prediction, budget, found, votes)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import special
 
 from crfl.certification._checks import FloatArray, Result, finite, nonnegative, probability
-from crfl.certification.rounds import RoundBounds, feature_bound, local_steps, longest_update
+from crfl.certification.rounds import RoundBounds, local_steps, longest_update, steps_too_long
 from crfl.errors import CertificateError
 from crfl.training.record import TrainingRecord
 
@@ -54,8 +54,9 @@ def smoothing_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike, *, noise: npt.Array
 def smoothing_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
     """`smoothing_budget` from log(1 - pA) and log pB: right also where pA rounds to 1 and pB to 0."""
     sigma = nonnegative("noise", noise)
-    width = -special.ndtri_exp(np.asarray(log_not_p_a, np.float64)) - special.ndtri_exp(np.asarray(log_p_b, np.float64))
     with np.errstate(invalid="ignore"):
+        logs = np.asarray(log_not_p_a, np.float64), np.asarray(log_p_b, np.float64)
+        width = -special.ndtri_exp(logs[0]) - special.ndtri_exp(logs[1])
         return np.where((width > 0) & (sigma > 0), sigma / 2 * width, 0.0)[()]
 
 
@@ -73,14 +74,7 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
         )
     if any(not w >= 0 for r in record.rounds for w in r.weights):
         reasons.append("an aggregation weight is negative or not a number")
-    beta = feature_bound(record) ** 2 / 2
-    limit = 2 / (beta + 2 * record.weight_decay)
-    rates = [*record.learning_rates, *(a.learning_rate for r in record.attack_rounds for a in r.attackers)]
-    if not max(rates, default=0.0) <= limit:
-        reasons.append(
-            f"local.learning_rate is {max(rates):g}, above {limit:.6g} = 2 / (B^2 / 2 + 2 weight_decay) with B = "
-            f"{feature_bound(record):.6g}, the largest norm of (x, 1): a step can then drive two runs apart"
-        )
+    reasons += steps_too_long(record)
     if record.update_clip is not None:
         longest = longest_update(record, local_steps(record), np.array(record.learning_rates)).max(initial=0.0)
         if record.weight_decay > 0:

@@ -29,7 +29,9 @@ class _Stage:
     crew: Crew
     """Whose poison counts in this round."""
     active: bool
-    """Whether the two runs compute different things in it, were it only with different rounding."""
+    """Whether the two runs are to compute different things in it."""
+    copies: int | None
+    """So many attackers like one of the crew, instead of the crew."""
     growth: float
     rounding: float
 
@@ -91,9 +93,10 @@ class CoupledScenario:
                 _Stage(
                     round_,
                     crew,
-                    bounds.active(crew),
-                    bounds.growth(round_, scaling),
-                    bounds.rounding(round_, scaling or crew),
+                    bounds.active(crew) and attackers != 0,
+                    attackers,
+                    bounds.growth(round_, scaling, attackers),
+                    bounds.rounding(round_, scaling or crew, attackers),
                 )
             )
         return stages
@@ -101,14 +104,16 @@ class CoupledScenario:
     def _distances(self, stages: list[_Stage], magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Delta_t of each magnitude (k,) before and after the clipping of every round."""
         bounds = RoundBounds(self.record)
-        now = nothing = np.zeros(len(magnitudes))
+        now = drift = np.zeros(len(magnitudes))  # drift: by rounding alone, before any attack
+        attacked = any(stage.active for stage in stages)
         for stage in stages:
             if self.any_round:  # every later map rises, so the worst round so far stays the worst
-                poison = bounds.poisoning(stage.round, stage.crew, magnitudes, nothing)
-                now = np.maximum(stage.growth * now, poison)
+                poison = bounds.poisoning(stage.round, stage.crew, magnitudes, drift, stage.copies)
+                now = np.maximum(stage.growth * now, stage.growth * drift + poison)
+                drift = _clipped(stage.growth * drift + stage.rounding, stage.round)
             else:
-                now = stage.growth * now + bounds.poisoning(stage.round, stage.crew, magnitudes, now)
-            before = np.where((now > 0) | stage.active, now + stage.rounding, 0.0)
+                now = stage.growth * now + bounds.poisoning(stage.round, stage.crew, magnitudes, now, stage.copies)
+            before = now + stage.rounding if attacked else now
             now = _clipped(before, stage.round)
             yield before, now
 

@@ -44,10 +44,13 @@ def exact_bounds(logits: npt.ArrayLike, noise_stds: npt.ArrayLike) -> Probabilit
     means = finite("logits", logits)
     if means.ndim != 2 or means.shape[1] < 2:
         raise CertificateError(f"logits: found shape {means.shape}, allowed: (samples, classes), at least 2 classes")
-    stds = np.broadcast_to(nonnegative("noise_stds", noise_stds), means.shape[:1])
+    stds = nonnegative("noise_stds", noise_stds)
+    if stds.shape not in ((), (1,), means.shape[:1]):
+        raise CertificateError(f"noise_stds: found shape {stds.shape}, allowed: a number or ({len(means)},)")
+    stds = np.broadcast_to(stds, means.shape[:1])
     prediction = means.argmax(axis=1)
-    gaps = np.sort(means.max(axis=1, keepdims=True) - means, axis=1)[:, 1:]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        gaps = np.sort(means.max(axis=1, keepdims=True) - means, axis=1)[:, 1:]
         gaps = np.where(gaps == 0, 0.0, gaps / stds[:, None])
     log_not_p_a, log_p_b = np.empty(len(gaps)), np.empty(len(gaps))
     order = np.argsort(gaps[:, 0])  # neighbours are alike, so whole chunks can leave out the same classes

@@ -43,7 +43,7 @@ class Scenario(Protocol):
 def attackers_like(
     record: TrainingRecord, round_: RoundRecord, poisoned: int | None, attackers: int | None
 ) -> tuple[AttackerRecord, ...]:
-    """The attackers of a round, with another q_B or another number of them, each then like the strongest."""
+    """The attackers of a round, with another q_B; if others are to attack, those whom they may be like."""
     crew = round_.attackers
     if poisoned is not None:
         crew = tuple(replace(a, poison_ratios=_ratios(record, a.client, poisoned)) for a in crew)
@@ -53,7 +53,7 @@ def attackers_like(
         raise CertificateError(NO_ATTACKER)
     if any(a.update is not None for a in crew):
         raise CertificateError("max_attackers: attackers sent malicious updates, which max_malicious counts")
-    return (max(crew, key=lambda a: a.strength),) * attackers
+    return crew
 
 
 def _ratios(record: TrainingRecord, client: int, poisoned: int) -> tuple[float, ...]:
@@ -110,4 +110,5 @@ class PublishedScenario:
         if self.round is None and attackers is None:
             return ()
         nobody = RoundRecord(0, 0.0, None, 0.0, 0.0, 0.0, ())
-        return attackers_like(self.record, self.round or nobody, poisoned, attackers)
+        crew = attackers_like(self.record, self.round or nobody, poisoned, attackers)
+        return crew if attackers is None else (max(crew, key=lambda a: a.strength),) * attackers

@@ -123,3 +123,10 @@ def test_wrong_inputs_are_named():
         hoeffding([[5, 5]], float("nan"))
     with pytest.raises(CertificateError, match="selection_counts"):
         clopper_pearson([[5, 5, 0]], [[5, 5]], 0.1)
+
+
+def test_levels_too_small_for_the_quantiles_are_refused():
+    counts = np.array([[964, 36]])
+    with pytest.raises(CertificateError, match="alpha: found 1e-300"):
+        clopper_pearson(counts, counts, 1e-300)
+    assert 0 < clopper_pearson(counts, counts, 1e-199).p_a[0] < 0.964

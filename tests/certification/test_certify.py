@@ -266,6 +266,34 @@ def test_any_round(run, data):
     assert any("whichever it was" in text for text in unknown.assumptions)
 
 
+def test_any_round_knows_who_would_take_part(run, data):
+    """Attackers who bring themselves in take part in another round than on record."""
+    drawn = changed(run, server__participation=0.5)
+    crfl.certify(drawn, data.test, kind="margin", attack_round="any")
+    with pytest.raises(CertificateError, match=r"attack_round: 'any' .* attack\.always_present"):
+        crfl.certify(changed(drawn, attack__always_present=True), data.test, kind="margin", attack_round="any")
+    crfl.certify(changed(drawn, attack__always_present=True), data.test, kind="margin")
+
+
+def test_attackers_that_differ(data):
+    """Theorem 1's strength, which ignores labels, does not say who is the strongest."""
+    each = [{"labels": "keep", "poisoned_per_batch": 20}, {"poisoned_per_batch": 19}]
+    changes = {"attack.round": 12, "attack.clients": 2, "attack.scale": 30.0, "attack.magnitude": 0.001}
+    mixed, benign = crfl.train_pair(EXP.override({**changes, "attack.each": each}), data)
+    cert = crfl.certify(mixed, data.test, kind="margin")
+    other = benign.model.logits(benign.params, data.test.x).argmax(1).numpy()
+    assert (other != cert.prediction).mean() > 0.3
+    assert not ((cert.max_attackers(0.001) >= 2) & (other != cert.prediction)).any()
+
+
+def test_hardly_any_noise_is_no_more_than_the_margin(run, data):
+    for noise in (1e-100, 1e-150, 1e-160, 1e-300):
+        faint = changed(run, smoothing__noise=noise, smoothing__test_samples=None)
+        smoothing = crfl.certify(faint, data.test, kind="smoothing", bounds="exact")
+        margin = crfl.certify(faint, data.test, kind="margin")
+        assert (smoothing.radius <= margin.radius * (1 + 1e-8)).all()
+
+
 def test_published_warns_where_it_is_broken(run, data):
     cert = crfl.certify(run, data.test)
     text = " ".join(cert.warnings)
@@ -278,6 +306,8 @@ def test_published_warns_where_it_is_broken(run, data):
     )
     meek = changed(meek, record=replace(meek.record, max_feature_norm=0.9))
     assert crfl.certify(meek, data.test).warnings == ()
+    hasty = changed(meek, record=replace(meek.record, learning_rates=(2.3,) * 10))
+    assert "local.learning_rate is 2.3" in crfl.certify(hasty, data.test).warnings[0]
     outside = with_rounds(run, lambda r: replace(r, start_norm=2.9))
     assert any("has norm 2.9" in w for w in crfl.certify(outside, data.test).warnings)
 

@@ -118,3 +118,8 @@ def test_known_norms_of_malicious_updates_are_enough():
     check_coupled(record)
     with pytest.raises(CertificateError, match="unknown norm"):
         check_coupled(record, any_round=True)
+
+
+def test_certain_classes_make_no_noise():
+    with np.errstate(all="raise"):
+        assert smoothing_budget([1.0, 0.0, 1.0], [1.0, 0.0, 0.0], noise=0.1).tolist() == [0.0, 0.0, np.inf]

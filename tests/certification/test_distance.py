@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crfl.certification import sharp_lipschitz
 from crfl.certification._monotone import largest_below
 from crfl.certification.distance import CoupledScenario, _clipped
-from crfl.certification.rounds import ROUNDING, RoundBounds
+from crfl.certification.rounds import RoundBounds
 from crfl.errors import CertificateError
 from tests.certification.records import attacker, make_record, make_round
 
@@ -19,8 +19,11 @@ B = 5.0
 SPREAD = 1 + math.sqrt(3 * 4 / 16)  # nobody scales: sqrt(sum p^2 tau) with p = 1/4, tau = 3
 
 
-def slack(scale=1.0, norm=2.5):
-    return ROUNDING * norm * (1 + math.sqrt(3 * (3 + scale**2) / 16))
+def slack(scale=1.0, norm=2.5, rate=0.02, bound=B):
+    """4 u ||w|| (1 + sqrt(sum (p gamma)^2 tau) + sum p gamma tau m), m the share of steps that rounding drowns."""
+    unit = 2.0**-24 * norm
+    drowned = min(1.0, 100 * unit / (rate * math.sqrt(2) * bound))
+    return 4 * unit * (1 + math.sqrt(3 * (3 + scale**2) / 16) + 3 * (3 + scale) / 4 * drowned)
 
 
 def by_hand(magnitude, start=1.5, scale=5.0, weight=0.25, ratios=(0.2, 0.2, 0.2), rate=0.02, flip=True, decay=0.0):
@@ -64,7 +67,7 @@ def test_domain_bounds_the_poisoned_samples():
     kappa = 1.5 + 0.02 * math.sqrt(2) * np.array([0, 1, 2]) * (0.8 * math.sqrt(5) + 0.2 * math.sqrt(7))
     change = sharp_lipschitz(kappa, math.sqrt(7)) * math.sqrt(6) + math.sqrt(2) * math.sqrt(5)
     change = np.minimum(change, math.sqrt(2) * (math.sqrt(5) + math.sqrt(7)))
-    assert far - slack(5.0) == pytest.approx(0.25 * 5 * 0.02 * 0.2 * change.sum(), rel=1e-12)
+    assert far - slack(5.0, bound=math.sqrt(5)) == pytest.approx(0.25 * 5 * 0.02 * 0.2 * change.sum(), rel=1e-12)
 
 
 def test_without_domain_nothing_bounds_them():
@@ -156,6 +159,9 @@ def test_growth_of_scaled_rounds():
         total = 0.75 + 0.25 * scale
         expected = max(1.0, 2 * total * alpha - 1)
         assert bounds.growth(make_round(1, crew), crew) == pytest.approx(expected, rel=1e-12)
+    meek = (attacker(scale=0.3, weight=1.0),)  # |1 - 0.3 alpha| + 0.3 alpha = 1
+    alone = RoundBounds(make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",)))
+    assert alone.growth(make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
     edge = RoundBounds(make_record([], learning_rates=(0.16,) * 4))  # a = 1: nothing is gained over 2 S - 1
     crew = (attacker(scale=5.0),)
     assert edge.growth(make_round(1, crew), crew) == pytest.approx(2 * 2 - 1, rel=1e-12)
@@ -257,6 +263,50 @@ def test_levels_restate_the_attack():
         nobody.cost(0.1, attackers=1)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_so_many_attackers_cost_no_less_than_those_on_record(seed):
+    """Whoever is the strongest of a mixed crew: by label, scale or poison, with unequal weights, in several rounds."""
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.ones(4))
+    crew = tuple(
+        attacker(
+            client,
+            weight=float(weights[client]),
+            scale=float(rng.choice([0.5, 1.0, 5.0, 40.0])),
+            poison_ratios=(float(rng.choice([0.0, 0.2, 1.0])),) * 3,
+            label_flip=bool(rng.integers(2)),
+        )
+        for client in range(int(rng.integers(1, 4)))
+    )
+    rounds = [make_round(t, crew if t % 2 else (), weights=tuple(weights)) for t in range(1, 6)]
+    changes = {} if rng.integers(2) else {"update_clip": float(rng.uniform(0.5, 3))}
+    scenario = CoupledScenario(make_record(rounds, **changes), before_clip=True)
+    for magnitude in (0.0, 0.01, 1.0):
+        costs = [scenario.cost(magnitude, attackers=n) for n in range(len(crew) + 2)]
+        assert scenario.cost(magnitude) <= costs[len(crew)] * (1 + 1e-12)
+        assert costs == sorted(costs)
+        assert costs[0] == 0
+
+
+def test_rounding_counts_from_the_first_round_of_a_run_that_is_attacked():
+    """Two runs of one stack may differ in the last bits before anybody attacks."""
+    record = make_record([make_round(t, [attacker()] if t == 3 else ()) for t in range(1, 5)])
+    found = CoupledScenario(record, before_clip=True).distances(0.1)[:, 0]
+    assert found[0] == pytest.approx(slack(), rel=1e-12)
+    assert found[1] == pytest.approx(2 * slack(), rel=1e-12)
+    assert found[2] == pytest.approx(2 * slack() + slack(5.0) + by_hand(0.1, start=1.5 + 2 * slack()), rel=1e-9)
+    unknown = CoupledScenario(record, before_clip=True, any_round=True).distances(0.1)[:, 0]
+    assert (unknown >= found).all()
+
+
+def test_rounding_of_steps_that_drown_in_it_adds_up():
+    short = make_record([make_round(1, [attacker()])], learning_rates=(1e-9,) * 4)
+    bounds = RoundBounds(short)
+    unit = 4 * 2.0**-24 * 2.5
+    spread = math.sqrt(3 * (3 + 25) / 16) + 3 * 8 / 4
+    assert bounds.rounding(short.rounds[0], short.rounds[0].attackers) == pytest.approx(unit * (1 + spread), rel=1e-12)
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_radius_is_the_edge(seed):
@@ -285,6 +335,12 @@ def test_radius_is_the_edge(seed):
         (lambda x: np.where(x > 0, x + 0.01, 0.0), lambda b: max(b - 0.01, 0), math.inf),
         (lambda x: np.minimum(x, 5.0), lambda b: b if b <= 5 else math.inf, 5.0),
         (lambda x: np.floor(np.minimum(x, 1e9)), lambda b: math.ceil(b), math.inf),
+        (lambda x: x + 1e3 * np.maximum(x - 1.01, 0), lambda b: b if b <= 1.01 else (b + 1010) / 1001, math.inf),
+        (
+            lambda x: np.where(x < 1.01, 100 * x, 101 + 1e-3 * (x - 1.01)),
+            lambda b: b / 100 if b <= 101 else 1.01 + 1e3 * (b - 101),
+            math.inf,
+        ),
     ],
 )
 def test_largest_below(function, inverse, limit):
