@@ -18,6 +18,10 @@ class SettingsError(CrflError, ValueError):
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
 
+    def __reduce__(self) -> tuple[type[SettingsError], tuple[tuple[str, ...], str]]:
+        """From one process to another: by what it was made of, not by its message."""
+        return type(self), (self.problems, self.source)
+
 
 class DataError(CrflError, ValueError):
     """A data set is missing, malformed or does not fit the settings."""

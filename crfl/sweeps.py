@@ -25,6 +25,7 @@ from crfl.certification.smoothing import VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
+from crfl.errors import SettingsError
 from crfl.training import own
 from crfl.training.loop import train_pair
 from crfl.training.run import TrainingRun
@@ -176,9 +177,12 @@ def sweep(
 def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
     """The run as if it had ended after `rounds`, from its checkpoint: the last round only clips.
 
-    SettingsError if that is before an attack round.
+    SettingsError if that is before an attack round, or the run kept no checkpoint of it.
     """
     shorter = run.experiment.override({"server.rounds": rounds})
+    if rounds not in run.checkpoints:
+        known = ", ".join(map(str, sorted(run.checkpoints))) or "none"
+        raise SettingsError([f"rounds: found {rounds}, allowed: a round whose model the run kept ({known})"])
     kept = list(run.record.rounds[:rounds])
     kept[-1] = replace(kept[-1], noise_std=0.0)
     return replace(
@@ -186,7 +190,8 @@ def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
         experiment=shorter,
         params=run.checkpoints[rounds],
         record=replace(run.record, rounds=tuple(kept)),
-        columns={name: column[:rounds] for name, column in run.columns.items()},
+        columns={name: column[:rounds] for name, column in run.columns.items()}
+        | {"noise_std": np.append(run.columns["noise_std"][: rounds - 1], 0.0)},
         checkpoints={},
     )
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import crfl
-from crfl import products
+from crfl import products, store
 from crfl.errors import SettingsError
 from crfl.training.aggregation import AGGREGATORS
 from crfl.training.loop import train_pair
@@ -88,6 +88,23 @@ def test_tiny_clients_train_as_on_the_cpu(data):
     with Accelerator():
         run = crfl.train(exp, tiny, device=DEVICE)
     torch.testing.assert_close(run.params, expected.params, rtol=0, atol=1e-6)
+
+
+def test_resumes_on_the_device(data, tmp_path, monkeypatch):
+    original = store.Stack._round
+
+    def interrupted(self, state, *rest):
+        if state.round == 3:
+            raise KeyboardInterrupt
+        return original(self, state, *rest)
+
+    with Accelerator():
+        monkeypatch.setattr(store.Stack, "_round", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.train(tmp_path, EXP, data, device=DEVICE, checkpoints=[2, 5])
+        monkeypatch.setattr(store.Stack, "_round", original)
+        run = store.train(tmp_path, EXP, data, device=DEVICE, checkpoints=[2, 5])
+    torch.testing.assert_close(run.params, crfl.train(EXP, data).params, rtol=0, atol=1e-6)
 
 
 def test_modules_and_stacks_train_as_on_the_cpu(data):

@@ -84,6 +84,9 @@ def test_a_prefix_is_the_shorter_run(cache):
     alone = crfl.train(EXP.override({"server.rounds": 3}), crfl.load_data(EXP))
     assert torch.equal(short.params, alone.params)
     assert short.record == alone.record
+    assert short.history.equals(alone.history)
+    with pytest.raises(SettingsError, match=r"rounds: found 4, allowed: .*\(3, 5\)"):
+        sweeps.prefix(run, 4)
     assert short.experiment == alone.experiment
     with pytest.raises(SettingsError, match=r"attack\.round"):
         sweeps.prefix(run, 1)

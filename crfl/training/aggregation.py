@@ -116,22 +116,31 @@ def make_aggregator(name: str) -> Aggregator:
     """The rule called `name`; SettingsError if there is none."""
     if name not in AGGREGATORS:
         raise SettingsError([f"server.aggregation: found {name!r}, allowed: {', '.join(AGGREGATORS)}"])
+    if any(rule.__name__ == name and AGGREGATORS[name] is not rule for rule in SHARES):
+        raise SettingsError([f"server.aggregation: {name!r} is no longer crfl's own rule; give yours another name"])
     return AGGREGATORS[name]
 
 
 def checked(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
-    """What a rule made of updates (n, P); TrainingError if that is no Aggregate of an update (P,) and weights (n,)."""
+    """What a rule made of updates (n, P); TrainingError if that is no Aggregate of finite update (P,), weights (n,)."""
+    found = repr(type(aggregate).__name__)
     if isinstance(aggregate, Aggregate):
-        found = f"update {tuple(aggregate.update.shape)} and weights {tuple(aggregate.weights.shape)}"
-        shapes = aggregate.update.shape == updates.shape[1:] and aggregate.weights.shape == updates.shape[:1]
-        if shapes and torch.isfinite(aggregate.weights).all():
-            return aggregate
-    else:
-        found = repr(type(aggregate).__name__)
+        update, weights = aggregate.update, aggregate.weights
+        found = f"update {_described(update)} and weights {_described(weights)}"
+        if isinstance(update, Tensor) and isinstance(weights, Tensor):
+            real = not update.is_complex() and not weights.is_complex()
+            if real and update.shape == updates.shape[1:] and weights.shape == updates.shape[:1]:
+                if torch.isfinite(weights).all() and torch.isfinite(update).all():
+                    return Aggregate(update.detach(), weights.detach())
+                found += " with NaN or infinity"
     raise TrainingError(
-        f"server.aggregation: {name!r} returned {found}, allowed: an Aggregate of an update ({updates.shape[1]},) and "
-        f"finite weights ({len(updates)},)"
+        f"server.aggregation: {name!r} returned {found}, allowed: an Aggregate of two finite tensors, the update "
+        f"({updates.shape[1]},) and weights ({len(updates)},)"
     )
+
+
+def _described(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(type(value).__name__)
 
 
 def _alike(sizes: Tensor) -> Tensor:

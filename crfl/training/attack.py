@@ -12,7 +12,7 @@ from crfl import rng
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import DataError
-from crfl.training.malicious import MALICIOUS, check_malicious
+from crfl.training.malicious import MALICIOUS, as_update, check_malicious
 from crfl.training.triggers import Guarded, make_trigger
 
 
@@ -41,13 +41,13 @@ class Attacker:
         if self.label_flip:
             y[:q] = self.target
 
-    def sent(self, learnt: Tensor, model: Tensor, seed: int, round_: int) -> object:
-        """What it sends: its update (P,) or the malicious one, times gamma. A malicious one may be anything."""
+    def sent(self, learnt: Tensor, model: Tensor, seed: int, round_: int) -> Tensor | None:
+        """What it sends: its update (P,) or the malicious one, times gamma; None if that is no update."""
         if self.update is None:
             return self.scale * learnt
         generator = rng.stream(seed, "malicious update", round_, self.client)
-        update: object = MALICIOUS[self.update](learnt.clone(), model.clone(), generator)
-        return self.scale * update if isinstance(update, Tensor) else update
+        update = as_update(MALICIOUS[self.update](learnt.clone(), model.clone(), generator), learnt)
+        return None if update is None else self.scale * update
 
 
 class Plan:
@@ -87,11 +87,12 @@ class Plan:
 def _crew(exp: Experiment, data: FederatedData) -> tuple[Attacker, ...]:
     """All attackers of a run."""
     crew = []
-    for client, attack in zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True):
+    for number, (client, attack) in enumerate(
+        zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True)
+    ):
         if attack.target >= data.num_classes:
-            raise DataError(
-                f"attack.target: found {attack.target}, allowed: 0 to {data.num_classes - 1} in {data.name}"
-            )
+            key = "attack.target" if attack.target == exp.attack.target else f"attack.each.{number}.target"
+            raise DataError(f"{key}: found {attack.target}, allowed: 0 to {data.num_classes - 1} in {data.name}")
         if attack.update is not None:
             check_malicious(attack.update)
         trigger = make_trigger(attack, data, exp.seed)

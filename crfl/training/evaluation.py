@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from crfl import products
 from crfl.config import Experiment
-from crfl.config.sections import Trigger as TriggerSetting
 from crfl.data.federated import FederatedData, Split
 from crfl.training.models import Model, SoftmaxRegression
+from crfl.training.own import own_functions
 from crfl.training.triggers import Trigger, make_trigger
 
 MEASURES = ("loss", "accuracy", "attack_success_rate")
@@ -32,13 +32,14 @@ class Evaluation:
     def __init__(self, data: FederatedData, experiments: Sequence[Experiment]) -> None:
         """One experiment for each of the S runs that `measure` will see."""
         self.test = data.test
-        changes: dict[tuple[TriggerSetting, float], tuple[Tensor, Tensor]] = {}
+        changes: dict[object, tuple[Tensor, Tensor]] = {}
         self.backdoors: list[tuple[int, Tensor, Tensor] | None] = []
         for exp in experiments:
             if not exp.attack.active:
                 self.backdoors.append(None)
                 continue
-            look = exp.attack.trigger, exp.attack.magnitude
+            own = any(setting == "attack.trigger" for setting, _ in own_functions(exp))  # may read any setting
+            look: object = exp.attack if own else (exp.attack.trigger, exp.attack.magnitude)
             if look not in changes:
                 changes[look] = _sparse_change(self.test, data.num_features, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))

@@ -67,7 +67,8 @@ def train_stack(
     """Train runs that share seed, data, local settings and rounds in one pass over the data.
 
     `benign` says which of them are benign counterparts (default: none). Each equals the run trained alone to float32
-    rounding. Their histories gain a column `distance`: the l2 distance of the global model to that of the first run.
+    rounding. If they are several, their histories gain a column `distance`: the l2 distance of the global model to that
+    of the first run.
     """
     from tqdm.auto import tqdm
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from crfl.errors import SettingsError
 MaliciousUpdate = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 """A function of the update (P,) that the client learnt, on poisoned data if the settings say so, the model (P,) that
 the server sent to it, and a CPU generator for this client and round. It returns the update to send, before scaling by
-gamma."""
+gamma. What is not P real numbers is dropped by the server, as is what is not finite."""
 
 
 def sign_flip(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
@@ -33,6 +34,15 @@ def nan(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
 
 MALICIOUS: dict[str, MaliciousUpdate] = {"sign_flip": sign_flip, "gaussian": gaussian, "nan": nan}
 """Found by the name in `attack.update`; add your own."""
+
+
+def as_update(found: object, like: Tensor) -> Tensor | None:
+    """What a malicious client sends, as a plain tensor like `like` (P,); None if it is not P real numbers."""
+    if isinstance(found, np.ndarray):
+        found = torch.as_tensor(found)
+    if not isinstance(found, Tensor) or found.shape != like.shape or found.is_complex():
+        return None
+    return found.detach().to_dense().to(like)
 
 
 def check_malicious(name: str) -> None:

@@ -25,12 +25,14 @@ class ModuleModel:
 
     def __init__(self, module: nn.Module, num_features: int, num_classes: int) -> None:
         """DataError unless the module maps (m, d) to (m, C)."""
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module = copy.deepcopy(module).eval().requires_grad_(False).float()
         self.num_features, self.num_classes = num_features, num_classes
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
+        if not self.shapes:
+            raise DataError(f"model: found {type(module).__name__}, which has no parameters to train")
         self.start = torch.cat([p.detach().float().cpu().flatten() for p in self.module.parameters()])
         try:
-            shape: object = tuple(self._logits(self.start, torch.zeros(2, num_features)).shape)
+            shape: object = tuple(self._logits(self.start, torch.zeros(2, num_features, dtype=torch.float32)).shape)
         except Exception as error:  # whatever the module raises of features that it does not fit
             shape = error
         if shape != (2, num_classes):
@@ -56,7 +58,8 @@ class ModuleModel:
     def logits(self, params: Tensor, x: Tensor) -> Tensor:
         """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""
         many = vmap(self._logits, in_dims=(0, None))
-        blocks = [many(params.reshape(-1, params.shape[-1]), block) for block in x.split(BLOCK_SAMPLES)]
+        # A copy of the samples, should the module work in place.
+        blocks = [many(params.reshape(-1, params.shape[-1]), block.clone()) for block in x.split(BLOCK_SAMPLES)]
         return torch.cat(blocks, dim=1).view(*params.shape[:-1], len(x), -1)
 
     def spectral_norm(self, params: Tensor) -> Tensor:
@@ -107,4 +110,12 @@ def make_model(model: Model | nn.Module | None, num_features: int, num_classes: 
     """The model to train: softmax regression by default; a module is wrapped for so many features and classes."""
     if model is None:
         return SoftmaxRegression(num_features, num_classes)
-    return ModuleModel(model, num_features, num_classes) if isinstance(model, nn.Module) else model
+    if isinstance(model, nn.Module):
+        return ModuleModel(model, num_features, num_classes)
+    found = getattr(model, "num_features", None), getattr(model, "num_classes", None)
+    if found != (num_features, num_classes):
+        raise DataError(
+            f"model: found {model!r}, allowed: a torch.nn.Module, or a model of {num_features} features and "
+            f"{num_classes} classes"
+        )
+    return model

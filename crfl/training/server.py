@@ -127,7 +127,11 @@ def project(params: Tensor, clip_norm: float) -> Tensor:
     if math.isinf(clip_norm):
         return params
     factor = (clip_norm / norm(params)).clamp(max=1.0)  # 0 / 0 cannot be: clip norms are positive
-    return params * factor.to(params.dtype).unsqueeze(-1)
+    mantissa, exponent = torch.frexp(factor)  # a factor for an update of 1e38 is too small for float32
+    half = torch.div(exponent, 2, rounding_mode="floor")
+    for part in (mantissa, torch.exp2(half.double()), torch.exp2((exponent - half).double())):
+        params = params * part.to(params.dtype).unsqueeze(-1)
+    return params
 
 
 def perturb(params: Tensor, noise_std: float, seed: int, round_: int) -> Tensor:

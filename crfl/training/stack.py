@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -44,18 +44,20 @@ class Stack:
         model: Model | nn.Module | None = None,
     ) -> None:
         self.experiments, self.benign, self.data, self.checkpoints = experiments, benign, data, checkpoints
+        if not experiments:
+            raise SettingsError(["experiments: found none, allowed: one or more"])
         first = experiments[0]
         if len(benign) != len(experiments):
             raise SettingsError(
                 [f"benign: found {len(benign)} values, allowed: one for each of the {len(experiments)} experiments"]
             )
         self.seed, self.local, self.num_rounds = first.seed, first.local, first.server.rounds
-        for exp in experiments[1:]:
-            for key in ("seed", "local", "data"):
-                if getattr(exp, key) != getattr(first, key):
-                    raise SettingsError([f"{key}: runs of one stack must share it"])
-            if exp.server.rounds != self.num_rounds:
-                raise SettingsError(["server.rounds: runs of one stack must share it"])
+        for key in ("seed", "local", "data", "server.rounds"):
+            if len({attrgetter(key)(exp) for exp in experiments}) > 1:
+                raise SettingsError([f"{key}: runs of one stack must share it"])
+        for round_ in checkpoints:
+            if not isinstance(round_, (int, np.integer)) or not 1 <= round_ <= self.num_rounds:
+                raise SettingsError([f"checkpoints: found {round_!r}, allowed: rounds 1 to {self.num_rounds}"])
         for exp in experiments:
             check_fits(exp, data)
         self.model = make_model(model, data.num_features, data.num_classes)
@@ -72,7 +74,7 @@ class Stack:
         data = self.data.to(device)
         training = LocalTraining(self.model, data, self.local, self.seed)
         evaluation = Evaluation(data, self.experiments)
-        state = replace(state, params=state.params.to(device))
+        state = state.to(device)
         while state.round < self.num_rounds:
             state = self._round(state, training, evaluation)
             yield state
@@ -132,10 +134,10 @@ class Stack:
                 for row in np.flatnonzero(np.isin(clients, list(crew))):
                     client = clients[row]
                     update = self._sent(i, crew[client], poisoned[i].get(client, learnt[row]), sent[i], round_)
-                    if isinstance(update, Tensor) and update.shape == sent[i].shape:
-                        learnt[row] = update
-                    else:
+                    if update is None:
                         inbox.refuse(client, server.WRONG_SHAPE)
+                    else:
+                        learnt[row] = update
                 inbox.add(clients, learnt)
         return inboxes
 
@@ -170,7 +172,7 @@ class Stack:
             for row, update in zip(rows, updates, strict=True)
         }
 
-    def _sent(self, i: int, attacker: Attacker, learnt: Tensor, sent: Tensor, round_: int) -> object:
+    def _sent(self, i: int, attacker: Attacker, learnt: Tensor, sent: Tensor, round_: int) -> Tensor | None:
         """What an attacker of run i sends; the counterpart of a malicious client sends nothing."""
         if self.benign[i] and attacker.update is not None:
             return torch.zeros_like(sent)
@@ -215,7 +217,7 @@ class Stack:
                     exp, self.data, self.model, self.benign[i], self.plans[i], measures[:, i], facts[:, i]
                 ),
                 columns=run.columns(exp, measures[:, i], with_distance=stacked),
-                checkpoints={round_: params[i].cpu() for round_, params in state.checkpoints.items()},
+                checkpoints={round_: params[i].cpu().clone() for round_, params in state.checkpoints.items()},
             )
             for i, exp in enumerate(self.experiments)
         ]

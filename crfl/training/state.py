@@ -30,6 +30,11 @@ class TrainingState:
         """Rounds done."""
         return len(self.measures)
 
+    def to(self, device: str | torch.device) -> TrainingState:
+        """The same state on `device`; the facts stay on the CPU."""
+        kept = {round_: params.to(device) for round_, params in self.checkpoints.items()}
+        return TrainingState(self.params.to(device), tuple(m.to(device) for m in self.measures), self.facts, kept)
+
     def to_tensors(self) -> dict[str, Tensor]:
         """All of it, on the CPU, by name."""
         # A round that is a checkpoint shares its parameters with it; a file's tensors may not share memory.

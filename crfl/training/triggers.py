@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -97,20 +98,26 @@ class Guarded:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x with the trigger on; DataError if the trigger returns anything but finite features of the same shape."""
-        changed = self.trigger(x.clone())  # a copy, should the trigger work in place
-        if not isinstance(changed, Tensor) or changed.shape != x.shape or not torch.isfinite(changed).all():
+        known = isinstance(self.trigger, (Pattern, EdgeCases))  # to look at values would keep an accelerator waiting
+        changed = self.trigger(x if known else x.clone())  # a copy, should the trigger work in place
+        proper = isinstance(changed, Tensor) and changed.shape == x.shape and not changed.is_complex()
+        if not proper or not (known or torch.isfinite(changed).all()):
             found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
             raise DataError(
                 f"attack.trigger: {self.name!r} made {found} of features {tuple(x.shape)}, allowed: a tensor of the "
                 "same shape, without NaN or infinity"
             )
-        changed = changed.to(x.dtype)
+        changed = changed.detach().to(x.dtype)
         return changed if self.domain is None else changed.clamp(*self.domain)
 
     def magnitude(self, data: FederatedData, client: int) -> float:
         """||delta||: the trigger's own bound or, if it states none, its largest change of the client's samples."""
         stated = getattr(self.trigger, "magnitude", None)
         if stated is not None:
+            if not isinstance(stated, (int, float, np.number, Tensor)) or not 0 <= float(stated) < math.inf:
+                raise DataError(
+                    f"attack.trigger: {self.name!r} states magnitude {stated!r}, allowed: a finite number, 0 or more"
+                )
             return float(stated)
         blocks = (data.features(rows) for rows in data.shards[client].split(8192))
         return max(float((self(x) - x).double().norm(dim=1).max()) for x in blocks)

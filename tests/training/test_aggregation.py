@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -247,9 +248,30 @@ def test_ones_own_rule(uneven, monkeypatch):
         lambda updates, sizes, server: Aggregate(updates[0, :5], torch.ones(7)),
         lambda updates, sizes, server: Aggregate(updates[0], torch.ones(3)),
         lambda updates, sizes, server: Aggregate(updates[0], torch.full((7,), math.nan)),
+        lambda updates, sizes, server: Aggregate(updates[0] * math.nan, torch.ones(7)),
+        lambda updates, sizes, server: Aggregate(updates[0] * 1j, torch.ones(7)),
+        lambda updates, sizes, server: Aggregate(updates[0], [1 / 7] * 7),
+        lambda updates, sizes, server: Aggregate(updates[0].numpy(), np.ones(7)),
     ],
 )
 def test_a_broken_rule_is_named(uneven, monkeypatch, wrong):
     monkeypatch.setitem(AGGREGATORS, "wrong", wrong)
     with pytest.raises(TrainingError, match=r"server.aggregation: 'wrong' returned .*allowed: an Aggregate"):
         crfl.train(EXP.override({"server.aggregation": "wrong", "data.clients": 7}), uneven)
+
+
+def test_a_rule_that_keeps_track_of_gradients(uneven, monkeypatch):
+    def tracked(updates, sizes, server):
+        weights = torch.ones(7, dtype=torch.float64, requires_grad=True) / 7
+        return Aggregate(weights.float() @ updates, weights)
+
+    monkeypatch.setitem(AGGREGATORS, "tracked", tracked)
+    exp = EXP.override({"data.clients": 7})
+    found, expected = (crfl.train(exp.override({"server.aggregation": n}), uneven) for n in ("tracked", "mean"))
+    torch.testing.assert_close(found.params, expected.params, rtol=0, atol=1e-6)
+
+
+def test_the_names_that_certificates_rely_on_stay_with_their_rules(uneven, monkeypatch):
+    monkeypatch.setitem(AGGREGATORS, "mean", AGGREGATORS["median"])
+    with pytest.raises(SettingsError, match="'mean' is no longer crfl's own rule"):
+        crfl.train(EXP.override({"data.clients": 7}), uneven)

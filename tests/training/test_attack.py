@@ -13,7 +13,8 @@ from crfl.data.federated import FederatedData, Split
 from crfl.errors import DataError, HostileUpdateWarning, SettingsError, TrainingError
 from crfl.training.attack import Plan
 from crfl.training.malicious import MALICIOUS
-from crfl.training.triggers import TRIGGERS, edge_cases, make_trigger
+from crfl.training.server import project
+from crfl.training.triggers import TRIGGERS, Pattern, edge_cases, make_trigger
 from tests.training.naive import crew_of, naive_rounds
 
 BASE = crfl.Experiment().override({"server.rounds": 6, "attack.round": 3, "server.clip.start": 1.5})
@@ -141,7 +142,7 @@ def test_runs_of_a_stack_may_have_different_participants(data):
     [
         ({"attack.clients": ["nobody"]}, DataError, r"attack.clients: found 'nobody', allowed: .*client 3"),
         ({"attack.clients": [3, "client 3"]}, DataError, "different clients"),
-        ({"attack.each": [{"target": 10}]}, DataError, r"attack.target: found 10, allowed: 0 to 9"),
+        ({"attack.each": [{"target": 10}]}, DataError, r"attack.each.0.target: found 10, allowed: 0 to 9"),
         ({"attack.update": "shout"}, SettingsError, r"attack.update: found 'shout'.*sign_flip, gaussian, nan"),
         ({"attack.trigger": "nosuch"}, SettingsError, r"attack.trigger: found 'nosuch'.*full_image"),
         ({"attack.each": [{"trigger": [[8, 0]]}]}, SettingsError, r"attack.trigger: found pixel \[8, 0\]"),
@@ -264,6 +265,7 @@ def test_hostile_updates_are_dropped_recorded_and_told(data):
         ("short", lambda u, w, g: u[:-1], "of the wrong shape"),
         ("two", lambda u, w, g: torch.stack([u, u]), "of the wrong shape"),
         ("nothing", lambda u, w, g: None, "of the wrong shape"),
+        ("complex", lambda u, w, g: u * 1j, "of the wrong shape"),
     ],
 )
 def test_no_hostile_update_reaches_any_rule(data, monkeypatch, rule, name, send, reason):
@@ -282,6 +284,55 @@ def test_no_hostile_update_reaches_any_rule(data, monkeypatch, rule, name, send,
     others = crfl.train(exp.override({"data.clients": 9, "attack.round": None}), rest)
     torch.testing.assert_close(run.params, others.params, rtol=0, atol=1e-7)
     assert run.record.rounds[0].dropped[0].reason == reason
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda u, w, g: (2 * u).to_sparse(),
+        lambda u, w, g: 2 * u.requires_grad_(),
+        lambda u, w, g: (2 * u).numpy(),
+        lambda u, w, g: 2 * u.double(),
+    ],
+)
+def test_an_update_in_any_dress(data, monkeypatch, send):
+    monkeypatch.setitem(MALICIOUS, "plain", lambda u, w, g: 2 * u)
+    monkeypatch.setitem(MALICIOUS, "dressed", send)
+    plain, dressed = (crfl.train(BASE.override({"attack.update": name}), data) for name in ("plain", "dressed"))
+    assert torch.equal(plain.params, dressed.params)
+
+
+def test_the_clip_of_updates_holds_for_the_largest_numbers(data, monkeypatch):
+    for clip in (1.0, 1e-2, 1e-4, 1e-6):
+        for update in (torch.full((7850,), 3e38), torch.randn(7850, generator=torch.Generator().manual_seed(0)) * 7e37):
+            assert float(project(update, clip).double().norm()) == pytest.approx(clip, rel=1e-6)
+    monkeypatch.setitem(MALICIOUS, "huge", lambda u, w, g: torch.full_like(u, 3e37))
+    run = crfl.train(BASE.override({"attack.update": "huge", "server.update_clip": 1e-4}), data)
+    assert run.record.attack_rounds[0].attackers[0].update_norm == pytest.approx(1e-4, rel=1e-6)
+
+
+def test_a_stack_shows_each_run_its_own_backdoor(data, monkeypatch):
+    """A trigger may read any setting of the attack."""
+    monkeypatch.setitem(
+        TRIGGERS, "target", lambda attack, data, g: lambda x: x.index_fill(1, torch.tensor([attack.target]), 1.0)
+    )
+    runs = [BASE.override({"attack.trigger": "target", "attack.target": t, "attack.scale": 30.0}) for t in range(3)]
+    for stacked, exp in zip(crfl.train_stack(runs, data), runs, strict=True):
+        alone = crfl.train(exp, data).history["attack_success_rate"]
+        assert stacked.history["attack_success_rate"].to_numpy() == pytest.approx(alone.to_numpy(), abs=0.02)
+
+
+@pytest.mark.parametrize("magnitude", [math.nan, math.inf, -1.0, "large"])
+def test_a_stated_magnitude_must_be_one(data, monkeypatch, magnitude):
+    monkeypatch.setitem(TRIGGERS, "mine", lambda attack, data, g: Pattern(torch.zeros(64), magnitude))
+    with pytest.raises(DataError, match=r"attack.trigger: 'mine' states magnitude .* allowed: a finite number"):
+        crfl.train(BASE.override({"attack.trigger": "mine"}), data)
+
+
+def test_learning_rates_must_fit_the_data_itself(data):
+    fewer = replace(data, shards=data.shards[:6], client_names=data.client_names[:6])
+    with pytest.raises(DataError, match=r"local.learning_rate: found 10, allowed: one, or one for each of 6 clients"):
+        crfl.train(BASE.override({"local.learning_rate": [0.02] * 10}), fewer)
 
 
 def test_a_malicious_function_cannot_touch_the_others(data, monkeypatch):

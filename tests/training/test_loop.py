@@ -111,6 +111,20 @@ def test_a_stack_must_share_what_it_shares(data):
         crfl.train_stack([BASE, BASE.override({"seed": 1})], data)
 
 
+def test_what_is_no_stack_and_no_checkpoint(data):
+    with pytest.raises(SettingsError, match="experiments: found none"):
+        crfl.train_stack([], data)
+    for wrong in (0, -1, BASE.server.rounds + 1, 2.5, "a"):
+        with pytest.raises(SettingsError, match=rf"checkpoints: found {wrong!r}, allowed: rounds 1 to"):
+            crfl.train(BASE, data, checkpoints=[wrong])
+
+
+def test_a_checkpoint_is_a_copy(data):
+    run = crfl.train(BASE, data, checkpoints=[BASE.server.rounds])
+    run.params.zero_()
+    assert run.checkpoints[BASE.server.rounds].any()
+
+
 def test_checkpoints_are_the_final_models_of_shorter_runs(data):
     run = crfl.train(BASE, data, checkpoints=[4, 6])
     short = crfl.train(BASE.override({"server.rounds": 4}), data)

@@ -101,6 +101,54 @@ def test_a_module_that_does_not_fit_is_named(data, module):
         crfl.train(BASE, data, model=module)
 
 
+def test_a_module_may_work_in_place(data):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x):
+            x -= 0.3
+            x /= 0.35
+            return self.linear(x)
+
+    torch.manual_seed(0)
+    model, before = InPlace(), data.test.x.clone()
+    copies = nn.Sequential(Affine(), model.linear)
+    runs = [crfl.train(BASE, data, model=m) for m in (model, copies)]
+    for run in runs:
+        crfl.smooth(run.model, run.params, data.test.x, noise=0.1, samples=3, generator=torch.Generator())
+    assert torch.equal(data.test.x, before)
+    assert runs[0].columns["loss"] == pytest.approx(runs[1].columns["loss"], rel=1e-5)
+
+
+class Affine(nn.Module):
+    def forward(self, x):
+        return (x - 0.3) / 0.35
+
+
+def test_modules_in_double_precision_are_trained_in_single(data):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    expected = crfl.train(BASE, data, model=model)
+    assert torch.equal(crfl.train(BASE, data, model=model.double()).params, expected.params)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(crfl.train(BASE, data, model=model).params, expected.params)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("model", ["abc", SoftmaxRegression(64, 9), SoftmaxRegression(63, 10)])
+def test_a_model_that_does_not_fit_is_named(data, model):
+    with pytest.raises(
+        DataError, match=r"model: found .* allowed: a torch.nn.Module, or a model of 64"
+    ):
+        crfl.train(BASE, data, model=model)
+    with pytest.raises(DataError, match="no parameters to train"):
+        crfl.train(BASE, data, model=nn.Identity())
+
+
 def test_a_network_in_a_run_folder(data, tmp_path):
     model = network()
     run = crfl.train(BASE, data, model=model)
