@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,14 +38,15 @@ def certified_rate(curves: Mapping[str, Certificate], ax: Axes | None = None, **
     return _finish(ax, grid)
 
 
-def training(history: pd.DataFrame, attack_round: int | None = None, ax: Axes | None = None) -> Axes:
-    """Accuracy and attack success rate over the rounds of one run."""
+def training(history: pd.DataFrame, attack_round: int | Sequence[int] | None = None, ax: Axes | None = None) -> Axes:
+    """Accuracy and attack success rate over the rounds of one run, and the rounds of attacks."""
     ax = _axes(ax, "round", "share of test samples")
     ax.plot(history["round"], history["accuracy"], label="accuracy")
     if history["attack_success_rate"].notna().any():
         ax.plot(history["round"], history["attack_success_rate"], "--", label="attack success rate")
-    if attack_round is not None:
-        ax.axvline(attack_round, color="0.6", linewidth=0.8, linestyle=":", label="attack")
+    rounds = [attack_round] if isinstance(attack_round, int) else attack_round or []
+    for number, round_ in enumerate(rounds):
+        ax.axvline(round_, color="0.6", linewidth=0.8, linestyle=":", label="_attack" if number else "attack")
     return _finish(ax, history["round"].to_numpy(dtype=float))
 
 

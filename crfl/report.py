@@ -35,23 +35,23 @@ def run_report(run: TrainingRun, data: FederatedData) -> str:
         except CertificateError as error:
             refused[kind] = str(error)
     labels = data.test.y.numpy()
-    attack = run.experiment.attack
-    first = run.record.attack_rounds[0].round if run.record.attack_rounds else None
-    pictures = {
-        "training": _png(plots.training(run.history, first if attack.active else None)),
-        "certified": _png(plots.certified_accuracy({k: (c, labels) for k, c in certificates.items()})),
-    }
+    pictures = {"training": _png(plots.training(run.history, [r.round for r in run.record.attack_rounds]))}
     parts = [
         "# A crfl run",
         _summary(run, data),
         "## Training",
         "![training](training)",
-        "## Certified accuracy",
-        "![certified accuracy](certified)",
-        table(_radii(certificates, labels)),
-        "Radii are l2 norms of the backdoor's change of a training sample. Certified accuracy at r: share of test "
-        "samples predicted correctly that no backdoor of norm up to r could have changed.",
     ]
+    if certificates:
+        pictures["certified"] = _png(plots.certified_accuracy({k: (c, labels) for k, c in certificates.items()}))
+        parts += [
+            "## Certified accuracy",
+            "![certified accuracy](certified)",
+            table(_radii(certificates, labels)),
+            "Radii are l2 norms of the backdoor's change of a training sample. Certified accuracy at r: share of test "
+            "samples predicted correctly that no backdoor of norm up to r could have changed, as far as what the "
+            "certificate rests on holds: see below.",
+        ]
     shown = next((k for k in ("margin", "published") if k in certificates), None)
     if shown is not None and data.image_shape is not None:
         pictures["gallery"] = _gallery(certificates[shown], data, labels)
@@ -59,7 +59,7 @@ def run_report(run: TrainingRun, data: FederatedData) -> str:
     parts.append("## What the certificates rest on")
     for kind, certificate in certificates.items():
         parts += [f"### {kind}", *(f"- {s}" for s in certificate.assumptions)]
-        parts += [f"- **This run breaks it:** {s}" for s in certificate.warnings]
+        parts += [f"- **Warning:** {s}" for s in certificate.warnings]
     parts += [f"### {kind}\n\nRefused: {reason}" for kind, reason in refused.items()]
     parts += ["## Settings", "\n".join("    " + line for line in run.experiment.to_yaml().splitlines())]
     return page("crfl: one run", "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1), pictures)
@@ -73,7 +73,7 @@ def _summary(run: TrainingRun, data: FederatedData) -> str:
         "accuracy at the end": f"{last['accuracy']:.4f}",
     }
     if attack.active:
-        success = run.history["attack_success_rate"]
+        success = run.attack_success["attack_success_rate"]
         rounds = ", ".join(str(r.round) for r in run.record.attack_rounds)
         rows["attack"] = f"{attack.count} client(s) in round {rounds}, gamma = {attack.scale}"
         rows["attack success rate"] = f"{success.max():.4f} at most, {success.iloc[-1]:.4f} at the end"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl import plots, store
+from crfl import files, plots, store
 from crfl.certification.bounds import hoeffding
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius
@@ -93,11 +93,11 @@ class Figure:
         for ax, panel in zip(axes[0], self.panels, strict=True):
             plots.curves(panel.curves, panel.xlabel, panel.ylabel, ax=ax, log=panel.log).set_title(panel.title)
         figure.suptitle(self.title)
-        store.save_plot(folder, self.name, axes[0][0])
-        store.write_atomic(folder / "curves" / f"{self.name}.csv", self.frame().to_csv(index=False))
+        files.save_plot(folder, self.name, axes[0][0])
+        files.write_atomic(folder / "curves" / f"{self.name}.csv", self.frame().to_csv(index=False))
         about = {"settings": self.settings, "claims": [vars(c) for c in self.claims], "versions": store.versions()}
         strict = json.loads(json.dumps(about), parse_constant=str)  # JSON knows no infinity: "Infinity"
-        store.write_atomic(folder / "curves" / f"{self.name}.json", json.dumps(strict, indent=2) + "\n")
+        files.write_atomic(folder / "curves" / f"{self.name}.json", json.dumps(strict, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,19 @@ class Lab:
     smoke: bool = False
     root: Path | None = None
     """Folder of the data, in place of the settings' own."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Data sets that could not be loaded, and why: figures are drawn without them."""
 
     def datasets(self, *names: str) -> tuple[str, ...]:
-        """The data sets of a figure; the embedded digits alone for a smoke test."""
-        return ("digits",) if self.smoke else names
+        """The data sets of a figure that are there; the embedded digits alone for a smoke test."""
+        if self.smoke:
+            return ("digits",)
+        for name in names:
+            try:
+                dataset(self.base(name))
+            except DataError as error:
+                self.missing[name] = str(error)
+        return tuple(name for name in names if name not in self.missing)
 
     def base(self, name: str) -> Experiment:
         """The paper's base settings for a data set. The LOAN settings follow the size of the file that is there."""

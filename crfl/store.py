@@ -17,35 +17,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
+from crfl.files import read_columns, read_json, read_tensors, write_atomic, write_columns, write_tensors
+from crfl.progress import bar
 from crfl.training.models import Model
 from crfl.training.modules import make_model
 from crfl.training.own import digest, own_functions
 from crfl.training.record import TrainingRecord
-from crfl.training.run import Columns, TrainingRun
+from crfl.training.run import TrainingRun
 from crfl.training.stack import Stack
 from crfl.training.state import TrainingState
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from crfl.certification.certificate import Certificate
 
 SAVE_SECONDS = 5.0
@@ -67,26 +63,20 @@ def train(
 
     Raises StoreError if the folder holds another experiment's training.
     """
-    from tqdm.auto import tqdm
-
     folder = Path(folder)
     key = training_key(exp, data, benign, checkpoints, model)
     _claim(folder, exp, key)
     if (folder / "params.safetensors").exists():
-        return load_run(folder, exp, model=model)
+        run = load_run(folder, exp, model=model)
+        write_atomic(folder / "settings.yaml", exp.to_yaml())  # whose smoothing may be another
+        return run
     stack = Stack((exp,), (benign,), data, tuple(checkpoints), model)
     state = _read_state(folder / "resume.safetensors") or stack.start()
     saved = time.monotonic()
-    bar = tqdm(
-        stack.rounds(state, device),
-        initial=state.round,
-        total=stack.num_rounds,
-        desc="training",
-        unit="round",
-        disable=not progress,
-    )
+    left = stack.rounds(state, device)
+    rounds = bar(left, initial=state.round, total=stack.num_rounds, desc="training", unit="round", shown=progress)
     try:
-        for state in bar:
+        for state in rounds:
             if time.monotonic() - saved > SAVE_SECONDS:
                 _write_state(folder / "resume.safetensors", state)
                 saved = time.monotonic()
@@ -108,10 +98,9 @@ def training_key(
     model: nn.Module | None = None,
 ) -> dict[str, str]:
     """All that training depends on, as a digest for each part; the user's own functions and model by content."""
-    settings = exp.to_dict()
-    parts = {group: settings[group] for group in ("seed", "local", "server", "attack")}
-    parts |= {"benign": benign, "checkpoints": sorted(checkpoints), "version": version("crfl")}
-    digests = {k: hashlib.blake2b(json.dumps(v).encode(), digest_size=16).hexdigest() for k, v in parts.items()}
+    parts: dict[str, Any] = {"benign": benign, "checkpoints": sorted(checkpoints), "version": version("crfl")}
+    parts["names"] = [data.client_names, data.feature_names, data.image_shape]
+    digests = _settings(exp) | {part: _digest(value) for part, value in parts.items()}
     digests["data"] = data.digest
     functions = own_functions(exp)
     own = {f"{setting}: {name}": digest(function) for (setting, name), function in functions.items()}
@@ -119,21 +108,25 @@ def training_key(
 
 
 def save_run(folder: str | Path, run: TrainingRun) -> None:
-    """Write settings, record, history, checkpoints and, last, the final parameters."""
+    """Write settings, record, history, checkpoints and, last, the final parameters.
+
+    StoreError if the folder holds another run.
+    """
     folder = Path(folder)
+    if (folder / "params.safetensors").exists() and read_json(folder / "record.json") != run.record.to_dict():
+        raise StoreError(f"{folder}: holds another run; choose another folder, or delete this one")
     model = {
         "model": run.model.name,
-        "num_features": str(run.model.num_features),
-        "num_classes": str(run.model.num_classes),
+        "num_features": run.model.num_features,
+        "num_classes": run.model.num_classes,
     }
     write_atomic(folder / "settings.yaml", run.experiment.to_yaml())
     write_atomic(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_atomic(folder / "record.json", json.dumps(run.record.to_dict(), allow_nan=False) + "\n")
-    lines = [run.columns, *zip(*(column.tolist() for column in run.columns.values()), strict=True)]
-    write_atomic(folder / "history.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
+    write_columns(folder / "history.csv", run.columns)
     for round_, params in run.checkpoints.items():
-        write_atomic(folder / "checkpoints" / f"round-{round_:05d}.safetensors", save({"params": params}, model))
-    write_atomic(folder / "params.safetensors", save({"params": run.params}, model))
+        write_tensors(folder / "checkpoints" / f"round-{round_:05d}.safetensors", {"params": params}, **model)
+    write_tensors(folder / "params.safetensors", {"params": run.params}, **model)
 
 
 def load_run(
@@ -146,28 +139,48 @@ def load_run(
     folder = Path(folder)
     if not (folder / "params.safetensors").exists():
         raise StoreError(f"{folder}: no finished run here (params.safetensors is missing); `crfl run` makes one")
-    tensors, metadata = read_tensors(folder / "params.safetensors")
-    trained = make_model(model, int(metadata["num_features"]), int(metadata["num_classes"]))
-    if (trained.name, trained.num_params) != (metadata["model"], tensors["params"].numel()):
+    exp = exp or Experiment.from_yaml(folder / "settings.yaml")
+    params, about = _read_params(folder / "params.safetensors")
+    trained = make_model(model, about["num_features"], about["num_classes"])
+    if (trained.name, trained.num_params) != (about["model"], params.numel()):
         raise StoreError(
-            f"{folder}: holds a run of {metadata['model']!r} with {tensors['params'].numel()} parameters, found "
+            f"{folder}: holds a run of {about['model']!r} with {params.numel()} parameters, found "
             f"{trained.name!r} with {trained.num_params}; give load_run the model that was trained"
         )
+    try:
+        record = TrainingRecord.from_dict(read_json(folder / "record.json"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{folder / 'record.json'}: is not the record of a run ({error!r})") from None
+    columns = read_columns(folder / "history.csv")
+    rounds = {
+        "settings.yaml": exp.server.rounds,
+        "record.json": len(record.rounds),
+        "history.csv": len(columns["round"]),
+    }
+    if len(set(rounds.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in rounds.items())
+        raise StoreError(f"{folder}: its files tell of different numbers of rounds: {told}")
+    _check_settings(folder, exp)
     return TrainingRun(
-        experiment=exp or Experiment.from_yaml(folder / "settings.yaml"),
+        experiment=exp,
         model=trained,
-        params=tensors["params"],
-        record=TrainingRecord.from_dict(json.loads((folder / "record.json").read_text(encoding="utf-8"))),
-        columns=_read_columns(folder / "history.csv"),
+        params=params,
+        record=record,
+        columns=columns,
         checkpoints={
-            int(path.stem.removeprefix("round-")): read_tensors(path)[0]["params"]
+            int(path.stem.removeprefix("round-")): _read_params(path)[0]
             for path in sorted((folder / "checkpoints").glob("round-*.safetensors"))
         },
     )
 
 
-def save_certificate(folder: str | Path, name: str, certificate: Certificate, labels: Tensor) -> None:
-    """Write certificates/<name>.csv (a row a certified sample, with its label), .json (assumptions) and the votes."""
+def save_certificate(
+    folder: str | Path, name: str, certificate: Certificate, labels: Tensor, exp: Experiment | None = None
+) -> None:
+    """Write certificates/<name>.csv (a row a certified sample, with its label), .json (assumptions) and the votes.
+
+    `exp`: the settings under which it was issued, for the JSON file.
+    """
     place = Path(folder) / "certificates"
     frame = certificate.to_frame()
     frame.insert(1, "label", labels.numpy()[certificate.indices])
@@ -178,6 +191,8 @@ def save_certificate(folder: str | Path, name: str, certificate: Certificate, la
         "critical_radius": _or_none(certificate.critical_radius),
         "assumptions": list(certificate.assumptions),
         "warnings": list(certificate.warnings),
+        "seed": exp and exp.seed,
+        "smoothing": exp and exp.smoothing.model_dump(),
         "crfl": versions()["crfl"],
     }
     write_atomic(place / f"{name}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
@@ -187,41 +202,22 @@ def save_certificate(folder: str | Path, name: str, certificate: Certificate, la
 
 def save_votes(path: Path, votes: VoteCounts) -> None:
     """Write the counts (m, C) with the number of models and the noise."""
-    about = {"samples": str(votes.samples), "noise": repr(votes.noise)}
-    write_atomic(path, save({"counts": torch.from_numpy(votes.counts)}, about))
+    write_tensors(path, {"counts": torch.from_numpy(votes.counts)}, samples=votes.samples, noise=votes.noise)
 
 
 def load_votes(path: Path) -> VoteCounts:
     """The votes that `save_votes` wrote."""
     tensors, about = read_tensors(path)
+    if not {"samples", "noise"} <= about.keys() or "counts" not in tensors:
+        raise StoreError(f"{path}: holds no votes; delete it to start anew")
     return VoteCounts(tensors["counts"].numpy(), int(about["samples"]), float(about["noise"]))
 
 
 def check_data(folder: str | Path, data: FederatedData) -> None:
     """StoreError unless the run in `folder` was trained on this very data."""
     path = Path(folder) / "training.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["data"] != data.digest:
+    if path.exists() and read_json(path).get("data") != data.digest:
         raise StoreError(f"{folder}: the data is not that of the training; set data.root to where that lies")
-
-
-def save_plot(folder: str | Path, name: str, ax: Axes) -> Path:
-    """Write plots/<name>.png and .pdf of the figure that holds `ax`, and close it; returns the PNG's path."""
-    import io
-
-    from matplotlib import pyplot
-
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()  # lay it out once, not once a format
-        figure.set_layout_engine("none")
-    for suffix in ("png", "pdf"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=150)
-        write_atomic(Path(folder) / "plots" / f"{name}.{suffix}", buffer.getvalue())
-    pyplot.close(figure)
-    return Path(folder) / "plots" / f"{name}.png"
 
 
 def versions() -> dict[str, str]:
@@ -230,37 +226,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as sink:
-            sink.write(content.encode() if isinstance(content, str) else content)
-            sink.flush()
-            os.fsync(sink.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; StoreError if it is not one."""
-    try:
-        with safe_open(path, framework="pt") as source:
-            return {name: source.get_tensor(name) for name in source.keys()}, source.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # safetensors has no public error class
-        raise StoreError(f"{path}: cannot be read as safetensors ({error}); delete it to start anew") from None
-
-
 def _claim(folder: Path, exp: Experiment, key: dict[str, str]) -> None:
     """Mark a fresh folder as this training's; StoreError if it is another's."""
     path = folder / "training.json"
+    if not path.exists() and (folder / "params.safetensors").exists():
+        raise StoreError(f"{folder}: holds a run that was trained elsewhere; choose another folder, or delete this one")
     if not path.exists():
         write_atomic(folder / "settings.yaml", exp.to_yaml())
         write_atomic(path, json.dumps(key, indent=2) + "\n")
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     different = [name for name in {**key, **found} if found.get(name) != key.get(name)]
     if different:
         raise StoreError(
@@ -269,19 +244,49 @@ def _claim(folder: Path, exp: Experiment, key: dict[str, str]) -> None:
         )
 
 
+def _check_settings(folder: Path, exp: Experiment) -> None:
+    """StoreError if the run in `folder` was trained by this version of crfl under other settings than `exp` has."""
+    path = folder / "training.json"
+    found = read_json(path) if path.exists() else {}
+    if found.get("version") != _digest(version("crfl")):
+        return
+    different = [part for part, digest in _settings(exp).items() if found.get(part) != digest]
+    if different:
+        raise StoreError(
+            f"{folder}: the settings are not those of the training, they differ in {', '.join(different)}; was "
+            "settings.yaml changed by hand?"
+        )
+
+
+def _settings(exp: Experiment) -> dict[str, str]:
+    """The settings that matter to training, as a digest for each part."""
+    settings = exp.to_dict()
+    return {part: _digest(settings[part]) for part in ("seed", "local", "server", "attack")}
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _read_params(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """Parameters of a model, and what it is."""
+    tensors, about = read_tensors(path)
+    if "params" not in tensors or not {"model", "num_features", "num_classes"} <= about.keys():
+        raise StoreError(f"{path}: holds no model of a run; delete it to start anew")
+    return tensors["params"], about
+
+
 def _write_state(path: Path, state: TrainingState) -> None:
-    write_atomic(path, save(state.to_tensors()))
+    write_tensors(path, state.to_tensors())
 
 
 def _read_state(path: Path) -> TrainingState | None:
-    return TrainingState.from_tensors(read_tensors(path)[0]) if path.exists() else None
-
-
-def _read_columns(path: Path) -> Columns:
-    """The columns of a CSV file of numbers, to the last bit."""
-    names = path.read_text(encoding="utf-8").split("\n", maxsplit=1)[0].split(",")
-    columns = dict(zip(names, np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2).T, strict=True))
-    return columns | {"round": columns["round"].astype(np.int64)}
+    if not path.exists():
+        return None
+    try:
+        return TrainingState.from_tensors(read_tensors(path)[0])
+    except KeyError as error:
+        raise StoreError(f"{path}: is not the state of a run ({error} is missing); delete it to start anew") from None
 
 
 def _or_none(value: float) -> float | None:

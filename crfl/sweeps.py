@@ -26,6 +26,7 @@ from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
 from crfl.errors import SettingsError
+from crfl.progress import bar
 from crfl.training import own
 from crfl.training.loop import train_pair
 from crfl.training.run import TrainingRun
@@ -51,7 +52,6 @@ class Cache:
     ) -> list[TrainingRun]:
         """The runs of the experiments, trained if they are not in the cache yet."""
         from joblib import Parallel, delayed
-        from tqdm.auto import tqdm
 
         folders = {self.folder(exp, benign, checkpoints): exp for exp in experiments}
         missing = {f: e for f, e in folders.items() if not (f / "params.safetensors").exists()}
@@ -59,7 +59,7 @@ class Cache:
             delayed(_train)(self, folder, exp, benign, checkpoints, own.own_functions(exp))
             for folder, exp in missing.items()
         )
-        for _ in tqdm(jobs, total=len(missing), desc="runs", unit="run", leave=False, disable=not missing):
+        for _ in bar(jobs, total=len(missing), desc="runs", unit="run", leave=False, shown=bool(missing)):
             pass
         return [store.load_run(self.folder(exp, benign, checkpoints), exp, model=self.model) for exp in experiments]
 

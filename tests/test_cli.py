@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -192,3 +195,80 @@ def test_data_shows_who_holds_what(call, config, tmp_path):
     assert [row["total"] for row in rows] == list(data.sizes)
     assert [row["3"] for row in rows] == data.label_counts()["3"].tolist()
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_smoothing_settings_are_told_in_the_folder(call, config, finished):
+    result = call("run", config, *SMALL, "--set", "smoothing.noise=0.03", "--out", finished)
+    assert result.exit_code == 0, result.output
+    assert crfl.load_run(finished).experiment.smoothing.noise == 0.03
+    about = json.loads((finished / "certificates" / "published-clean.json").read_text())
+    assert about["smoothing"]["noise"] == 0.03
+
+
+def test_attack_success_is_told_from_the_attack_on(call, config, tmp_path):
+    result = call("run", config, *SMALL, "--set", "attack.round=4", "--out", tmp_path / "out", "--json")
+    history = crfl.load_run(tmp_path / "out").history
+    assert json.loads(result.stdout)["attack_success_rate_at_most"] == history["attack_success_rate"].iloc[-1]
+
+
+def test_no_certificate_at_all(call, config, tmp_path):
+    out = tmp_path / "out"
+    changes = ["--set", "server.aggregation=rfa", "--set", "attack.round=[1, 3]"]
+    result = call("run", config, *SMALL, *changes, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "Empty DataFrame" not in result.output
+    assert result.output.count("note: ") == 2
+    assert call("report", out).exit_code == 0
+    assert "Refused" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--attackers", "-2"),
+        ("--steps", "-3"),
+        ("--later-rounds", "-3"),
+        ("--poison-ratio", "1.5"),
+        ("--weight", "2"),
+        ("--p-a", "1.1"),
+        ("--noise", "-1"),
+    ],
+)
+def test_radius_of_impossible_numbers(call, wrong):
+    line = "--p-a 0.94 --p-b 0.06 --weight 0.05 --scale 10 --steps 30 --learning-rate 0.001 --poison-ratio 0.05 "
+    args = (line + "--clip-norm 3 --noise 0.01").split()
+    assert "0.00075" in call("radius", *args).output
+    result = call("radius", *args, *wrong)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
+
+
+def test_files_that_fail_are_named(call, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = call("run", config, *SMALL, "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert str(tmp_path / "file") in result.output
+    result = call("data", config, "--plot", tmp_path / "nowhere" / "x.png")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "nowhere" in result.output
+
+
+def test_interruption_while_certifying(call, finished, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crfl.certification.certify.certify", interrupt)
+    result = call("certify", finished)
+    assert result.exit_code == 130
+    assert "same command goes on" in result.output
+
+
+def test_nothing_but_text_goes_into_pipes(config, tmp_path):
+    command = [sys.executable, "-m", "crfl.cli", "run", config, *SMALL, "--out", tmp_path / "out"]
+    result = subprocess.run(command, capture_output=True, check=True)
+    assert b"\r" not in result.stdout + result.stderr
+    assert not result.stderr
+    shutil.rmtree(tmp_path / "out")
+    subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *map(str, command)], stdout=subprocess.DEVNULL, check=True)
+    assert (tmp_path / "out" / "params.safetensors").exists()

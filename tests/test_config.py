@@ -1,6 +1,7 @@
 """Settings: every problem is named, and nothing wrong gets in."""
 
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,9 @@ def test_what_is_no_group_of_settings(settings):
         crfl.Experiment().override(settings)
     with pytest.raises(SettingsError, match="1: unknown setting"):
         crfl.Experiment().override({1: 2})
+
+
+def test_problems_survive_the_way_between_processes():
+    error = SettingsError(["seed: found x, allowed: y", "another"], "a.yaml")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.problems, copy.source) == (str(error), error.problems, "a.yaml")

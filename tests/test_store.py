@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import time
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save
 
 import crfl
-from crfl import store
+from crfl import files, store
 from crfl.errors import StoreError
 from crfl.training.triggers import TRIGGERS
 
@@ -162,19 +164,97 @@ def test_a_trigger_of_ones_own_that_was_edited_is_another_training(data, tmp_pat
         store.train(tmp_path, exp, data)
 
 
-def test_damaged_files_are_named(data, tmp_path):
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    store.train(folder, EXP, data, checkpoints=[2])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["params.safetensors", "checkpoints/round-00002.safetensors", "record.json", "history.csv"]
+)
+@pytest.mark.parametrize("damage", [None, b"", b"half a file", "cut", "other"])
+def test_damaged_files_are_named(finished, tmp_path, name, damage):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / name
+    content, optional = path.read_bytes(), name.startswith("checkpoints")
+    other = {".json": b'{"model": "another"}', ".csv": b"a,b\n1,2\n", ".safetensors": save({"x": torch.ones(3)})}
+    path.unlink()
+    if damage is not None:
+        path.write_bytes({"cut": content[: len(content) // 2], "other": other[path.suffix]}.get(damage, damage))
+    elif optional:
+        return
+    message = "no finished run" if name == "params.safetensors" and damage is None else path.name
+    with pytest.raises(StoreError, match=message):
+        crfl.load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_claim_and_a_foreign_state_are_named(finished, data, tmp_path, content):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "training.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"training\.json"):
+        store.train(tmp_path / "run", EXP, data, checkpoints=[2])
+    shutil.copytree(finished, tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "params.safetensors").unlink()
+    (tmp_path / "unfinished" / "resume.safetensors").write_bytes(save({"x": torch.ones(3)}))
+    with pytest.raises(StoreError, match=r"resume\.safetensors: is not the state of a run"):
+        store.train(tmp_path / "unfinished", EXP, data, checkpoints=[2])
+
+
+def test_files_that_contradict_one_another_are_refused(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "settings.yaml"
+    path.write_text(EXP.override({"attack.scale": 50.0}).to_yaml())
+    with pytest.raises(StoreError, match=r"differ in attack; was settings\.yaml changed by hand"):
+        crfl.load_run(tmp_path / "run")
+    path.write_text(EXP.override({"smoothing.noise": 0.5}).to_yaml())
+    assert crfl.load_run(tmp_path / "run").experiment.smoothing.noise == 0.5
+    path.write_text("seed: 0\n")
+    with pytest.raises(StoreError, match=r"numbers of rounds: settings\.yaml 60, record\.json 8, history\.csv 8"):
+        crfl.load_run(tmp_path / "run")
+
+
+def test_a_foreign_run_is_not_taken_for_ones_own(data, tmp_path):
+    run = crfl.train(EXP, data)
+    crfl.save_run(tmp_path, run)
+    crfl.save_run(tmp_path, run)
+    with pytest.raises(StoreError, match="holds a run that was trained elsewhere"):
+        store.train(tmp_path, EXP.override({"attack.scale": 50.0}), data)
+    with pytest.raises(StoreError, match="holds another run"):
+        crfl.save_run(tmp_path, crfl.train(EXP.override({"attack.scale": 50.0}), data))
+    assert torch.equal(crfl.load_run(tmp_path).params, run.params)
+
+
+def test_equal_runs_have_equal_files(data, tmp_path):
+    for name in "abcd":
+        store.train(tmp_path / name, EXP, data, checkpoints=[2])
+    for path in ("params.safetensors", "checkpoints/round-00002.safetensors", "record.json", "history.csv"):
+        assert len({(tmp_path / name / path).read_bytes() for name in "abcd"}) == 1
+
+
+def test_the_names_of_the_data_matter_to_training(data):
+    names = tuple(map(str, range(64)))
+    keys = [
+        store.training_key(EXP, dataclasses.replace(data, **changes))
+        for changes in ({}, {"feature_names": names}, {"feature_names": names[::-1]}, {"image_shape": (4, 16)})
+    ]
+    assert len({key["names"] for key in keys}) == 4
+
+
+def test_other_smoothing_settings_are_kept(data, tmp_path):
     store.train(tmp_path, EXP, data)
-    (tmp_path / "params.safetensors").write_bytes(b"half a file")
-    with pytest.raises(StoreError, match=r"params.safetensors: cannot be read"):
-        crfl.load_run(tmp_path)
+    store.train(tmp_path, EXP.override({"smoothing.noise": 0.5}), data)
+    assert crfl.load_run(tmp_path).experiment.smoothing.noise == 0.5
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    store.write_atomic(path, "old")
+    files.write_atomic(path, "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        store.write_atomic(path, "new")
+        files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -182,13 +262,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_certificates_and_votes_survive(data, tmp_path):
     run = crfl.train(EXP.override({"smoothing.samples": 50, "smoothing.test_samples": 30}), data)
     certificate = crfl.certify(run, data.test)
-    store.save_certificate(tmp_path, "published", certificate, data.test.y)
+    store.save_certificate(tmp_path, "published", certificate, data.test.y, run.experiment)
     place = tmp_path / "certificates"
     frame = pd.read_csv(place / "published.csv")
     assert frame["label"].tolist() == data.test.y[certificate.indices].tolist()
     assert frame["radius"].tolist() == pytest.approx(certificate.radius.tolist(), rel=1e-12)
     about = json.loads((place / "published.json").read_text())
     assert about["kind"] == "published"
+    assert (about["seed"], about["smoothing"]) == (0, run.experiment.smoothing.model_dump())
     assert tuple(about["assumptions"]) == certificate.assumptions
     votes = store.load_votes(place / "published.votes.safetensors")
     assert (votes.counts == certificate.votes.counts).all()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from crfl import products
 from crfl.certification._checks import IntArray, nonnegative, positive_int
 from crfl.errors import CertificateError
+from crfl.progress import bar
 from crfl.training.models import Model, SoftmaxRegression
 
 BLOCK_SAMPLES = 512
@@ -70,8 +70,8 @@ def smooth(
     per_block = max(1, min(most, BLOCK_BYTES // (4 * params.numel())))
     blocks = _noisy_models(params, noise, samples, per_block, generator)
     # The bar waits for two seconds: most votes are done by then.
-    bar = tqdm(blocks, "votes", -(-samples // per_block), unit="block", leave=False, delay=2, disable=not progress)
-    for models in bar:
+    drawn = bar(blocks, "votes", -(-samples // per_block), unit="block", leave=False, delay=2, shown=progress)
+    for models in drawn:
         for start in range(0, len(x), BLOCK_SAMPLES):
             counts[:, start : start + BLOCK_SAMPLES] += ballot(model, models, x[start : start + BLOCK_SAMPLES])
     return VoteCounts(counts.t().contiguous().cpu().numpy(), samples, noise)

@@ -19,13 +19,21 @@ __all__ = ["main", "reproduce"]
 
 
 class _Group(click.Group):
-    """Turns the library's errors into one message and exit code 1."""
+    """Turns the library's errors, and files that fail, into one message and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except CrflError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted; what was finished is kept. The same command goes on from there.", err=True)
+            raise SystemExit(130) from None
+        except BrokenPipeError:  # nobody reads on
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -39,7 +39,7 @@ def reproduce(
     import matplotlib
 
     matplotlib.use("Agg")
-    from crfl import store
+    from crfl import files
     from crfl.reproduction import Lab, report
     from crfl.sweeps import Cache
 
@@ -55,9 +55,14 @@ def reproduce(
             for claim in figure.claims:
                 click.echo(f"{'holds' if claim.holds else 'FAILS'}  {figure.name}: {claim.text} ({claim.measured})")
     about = f"{len(found)} figures, {len(lab.seeds)} seed(s), {'smoke test' if smoke else 'full'}."
+    for name, reason in lab.missing.items():
+        click.echo(f"left out: {reason}", err=True)
+        about += f" Left out, because its data is missing: {name}."
+    if not found:
+        raise click.ClickException("none of the data sets is there")
     text, page = report(found, out, about)
-    store.write_atomic(out / "report.md", text)
-    store.write_atomic(out / "report.html", page)
+    files.write_atomic(out / "report.md", text)
+    files.write_atomic(out / "report.html", page)
     click.echo(f"{time.monotonic() - start:.0f} s; the report is {out / 'report.html'}")
     if not all(claim.holds for figure in found for claim in figure.claims):
         raise SystemExit(3)
@@ -65,7 +70,7 @@ def reproduce(
 
 def _experiments() -> Path:
     """The folder of figure scripts: they come with a clone, not with an installed package."""
-    for root in (Path.cwd(), Path(__file__).parents[1]):
+    for root in (Path.cwd(), Path(__file__).parents[2]):
         if (root / "experiments" / "reproduce.py").exists():
             return root / "experiments"
     raise click.ClickException("no folder experiments/ here; run this in a clone of crfl")

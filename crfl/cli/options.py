@@ -45,7 +45,7 @@ config = click.argument("config", type=click.Path(dir_okay=False, path_type=Path
 folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 
 
-def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), **facts: Any) -> None:
+def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), digits: str = ".4f", **facts: Any) -> None:
     """A table with facts above and notes below it, or all of that as one JSON object (infinity as null)."""
     if as_json:
         content = {**facts, "rows": frame.to_dict("records"), "notes": list(notes)}
@@ -53,7 +53,7 @@ def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), **fact
         return
     for name, fact in facts.items():
         click.echo(f"{name.replace('_', ' ')}: {fact:.4g}" if isinstance(fact, float) else f"{name}: {fact}")
-    text = frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
-    click.echo(text)
+    if len(frame):
+        click.echo(frame.to_string(index=False, float_format=lambda v: format(v, digits)))
     for note in notes:
         click.echo(f"note: {note}")

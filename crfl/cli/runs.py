@@ -1,4 +1,4 @@
-"""crfl run, certify, plot: one run and its folder."""
+"""crfl run, certify, plot, report: one run and its folder."""
 
 from __future__ import annotations
 
@@ -134,14 +134,14 @@ def report(folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from crfl import store
+    from crfl import files, store
     from crfl.data.load import load_data
     from crfl.report import run_report
 
     result = store.load_run(folder)
     data = load_data(result.experiment)
     store.check_data(folder, data)
-    store.write_atomic(folder / "report.html", run_report(result, data))
+    files.write_atomic(folder / "report.html", run_report(result, data))
     click.echo(folder / "report.html")
 
 
@@ -175,15 +175,15 @@ def _certify(
             notes.append(f"{name}: {error}")
             continue
         for which, certificate in certificates.items():
-            store.save_certificate(folder, f"{name}-{which}", certificate, splits[which].y)
+            store.save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, result.experiment)
         tables.append(_table(name, certificates, splits))
         notes += [f"{name}: {warning}" for warning in certificates["clean"].warnings]
     _draw(folder, result)
     history = result.history
-    facts = {"accuracy": float(history["accuracy"].iloc[-1])}
+    facts: dict[str, Any] = {"accuracy": float(history["accuracy"].iloc[-1])}
     if attacked:
         facts["attack_success_rate"] = float(history["attack_success_rate"].iloc[-1])
-        facts["attack_success_rate_at_most"] = float(history["attack_success_rate"].max())
+        facts["attack_success_rate_at_most"] = float(result.attack_success["attack_success_rate"].max())
     options.show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(notes), **facts)
 
 
@@ -211,12 +211,10 @@ def _draw(folder: Path, result: TrainingRun) -> list[Path]:
     import numpy as np
     import pandas as pd
 
-    from crfl import plots, store
+    from crfl import files, plots
     from crfl.certification import metrics
 
-    attack = result.experiment.attack
-    first = result.record.attack_rounds[0].round if result.record.attack_rounds else None
-    drawn = {"training": plots.training(result.history, first if attack.active else None)}
+    drawn = {"training": plots.training(result.history, [r.round for r in result.record.attack_rounds])}
     frames = {p.stem: pd.read_csv(p) for p in sorted((folder / "certificates").glob("*.csv"))}
     for kind in sorted({name.rsplit("-", 1)[0] for name in frames}):
         mine = {name.rsplit("-", 1)[1]: f for name, f in frames.items() if name.rsplit("-", 1)[0] == kind}
@@ -230,4 +228,4 @@ def _draw(folder: Path, result: TrainingRun) -> list[Path]:
             rate[label] = (radii, metrics.certified_rate(radius, radii)[np.newaxis], "-")
         drawn[f"{kind}-certified-accuracy"] = plots.curves(accuracy, plots.RADIUS, "certified accuracy")
         drawn[f"{kind}-certified-rate"] = plots.curves(rate, plots.RADIUS, "certified rate")
-    return [store.save_plot(folder, name, ax) for name, ax in drawn.items()]
+    return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]

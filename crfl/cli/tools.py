@@ -9,20 +9,22 @@ import click
 
 from crfl.cli import options
 
+SHARE, AMOUNT, COUNT = click.FloatRange(0, 1), click.FloatRange(0), click.IntRange(0)
+
 
 @click.command()
-@click.option("--p-a", type=float, required=True, help="Lower bound of the top class's probability.")
-@click.option("--p-b", type=float, required=True, help="Upper bound of every other class's probability.")
-@click.option("--attackers", default=1, show_default=True, help="R, all of them alike.")
-@click.option("--weight", type=float, required=True, help="p_i: aggregation weight of an attacker.")
-@click.option("--scale", type=float, required=True, help="gamma: factor on its update.")
-@click.option("--steps", type=int, required=True, help="tau: local steps a round.")
-@click.option("--learning-rate", type=float, required=True, help="eta")
-@click.option("--poison-ratio", type=float, required=True, help="q/n: poisoned share of a batch.")
-@click.option("--clip-norm", type=float, required=True, help="rho of the attack round.")
-@click.option("--noise", type=float, required=True, help="sigma of the attack round.")
-@click.option("--later-rounds", default=0, show_default=True, help="T - t_adv: rounds after the attack.")
-@click.option("--later-ratio", type=float, default=float("inf"), help="rho/sigma of those rounds  [default: large]")
+@click.option("--p-a", type=SHARE, required=True, help="Lower bound of the top class's probability.")
+@click.option("--p-b", type=SHARE, required=True, help="Upper bound of every other class's probability.")
+@click.option("--attackers", type=COUNT, default=1, show_default=True, help="R, all of them alike.")
+@click.option("--weight", type=SHARE, required=True, help="p_i: aggregation weight of an attacker.")
+@click.option("--scale", type=AMOUNT, required=True, help="gamma: factor on its update.")
+@click.option("--steps", type=COUNT, required=True, help="tau: local steps a round.")
+@click.option("--learning-rate", type=AMOUNT, required=True, help="eta")
+@click.option("--poison-ratio", type=SHARE, required=True, help="q/n: poisoned share of a batch.")
+@click.option("--clip-norm", type=AMOUNT, required=True, help="rho of the attack round.")
+@click.option("--noise", type=AMOUNT, required=True, help="sigma of the attack round.")
+@click.option("--later-rounds", type=COUNT, default=0, show_default=True, help="T - t_adv: rounds after the attack.")
+@click.option("--later-ratio", type=AMOUNT, default=float("inf"), help="rho/sigma of those rounds  [default: large]")
 @options.as_json
 def radius(
     p_a: float,
@@ -66,7 +68,7 @@ def radius(
         "strength": strength,
         "log contraction": contraction,
     }
-    options.show(pd.DataFrame([row]), as_json)
+    options.show(pd.DataFrame([row]), as_json, digits=".6g")
 
 
 @click.command()

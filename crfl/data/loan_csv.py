@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
 from crfl.data.loan_schema import CLIENT, FEATURES, FOOTERS, LABEL, NUMERIC
 from crfl.errors import DataError
+from crfl.progress import bar
 
 NO_LOANS = "holds no loans; get the file anew"
 _MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"]
@@ -65,7 +65,7 @@ class _Source(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         size = path.stat().st_size
-        self._bar = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, delay=2, leave=False, disable=None)
+        self._bar = bar(total=size, desc=path.name, unit="B", unit_scale=True, delay=2, leave=False)
         if self._file.read(len(BOM_UTF8)) != BOM_UTF8:
             self._file.seek(0)
         self._line_ends, self._last = 0, b"\n"

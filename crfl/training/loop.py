@@ -9,6 +9,7 @@ from torch import nn
 
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
+from crfl.progress import bar
 from crfl.training.models import Model
 from crfl.training.run import TrainingRun
 from crfl.training.stack import Stack
@@ -70,13 +71,9 @@ def train_stack(
     rounding. If they are several, their histories gain a column `distance`: the l2 distance of the global model to that
     of the first run.
     """
-    from tqdm.auto import tqdm
-
     stack = Stack(tuple(experiments), tuple(benign or [False] * len(experiments)), data, tuple(checkpoints), model)
     state = stack.start()
-    rounds = tqdm(
-        stack.rounds(state, device), total=stack.num_rounds, desc="training", unit="round", disable=not progress
-    )
+    rounds = bar(stack.rounds(state, device), total=stack.num_rounds, desc="training", unit="round", shown=progress)
     for state in rounds:  # noqa: B007 the last one is wanted
         pass
     return stack.finish(state)

@@ -65,7 +65,8 @@ def digest(value: object) -> str:
 
 def _of_crfl(function: Callable[..., Any]) -> bool:
     """Whether it comes with crfl, whole: not one that crfl made of the user's samples."""
-    return getattr(function, "__module__", "").startswith("crfl.") and "<locals>" not in function.__qualname__
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<locals>")
+    return str(module).startswith("crfl.") and "<locals>" not in name
 
 
 def _parts(value: object, seen: set[int]) -> Iterator[bytes]:
@@ -109,7 +110,7 @@ def _members(value: Any) -> Iterator[object]:
 
 def _source(value: Any) -> str:
     """Source code; the name of what belongs to torch; byte code where there is no source."""
-    if value.__module__.startswith("torch."):
+    if str(value.__module__).startswith("torch."):
         return f"{value.__module__}.{value.__qualname__}"
     try:
         return inspect.getsource(value)

@@ -52,6 +52,12 @@ class TrainingRun:
 
         return DataFrame(self.columns)
 
+    @property
+    def attack_success(self) -> DataFrame:
+        """The history from the first attack on; all of it if nobody attacked."""
+        first = min((r.round for r in self.record.attack_rounds), default=0)
+        return self.history[self.history["round"] >= first]
+
 
 def columns(exp: Experiment, measures: Tensor, with_distance: bool = False) -> Columns:
     """The history's columns of a run from its `measures` (T, 7): NORMS, then MEASURES, round by round."""

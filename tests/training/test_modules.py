@@ -141,9 +141,7 @@ def test_modules_in_double_precision_are_trained_in_single(data):
 
 @pytest.mark.parametrize("model", ["abc", SoftmaxRegression(64, 9), SoftmaxRegression(63, 10)])
 def test_a_model_that_does_not_fit_is_named(data, model):
-    with pytest.raises(
-        DataError, match=r"model: found .* allowed: a torch.nn.Module, or a model of 64"
-    ):
+    with pytest.raises(DataError, match=r"model: found .* allowed: a torch.nn.Module, or a model of 64"):
         crfl.train(BASE, data, model=model)
     with pytest.raises(DataError, match="no parameters to train"):
         crfl.train(BASE, data, model=nn.Identity())
