@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from crfl.certification.certify import Certificate
 
 RADIUS = "radius $r$ (l2 norm of the backdoor)"
+SHARES = ("certified accuracy", "certified rate", "share of test samples")
+"""Labels of axes that have all the room to 1, so that pictures can be compared."""
 _POINTS = 1000
 
 
@@ -66,7 +68,7 @@ def curves(
     ends = np.array([[x.min(), x.max()] for x, _, _ in lines.values()])
     if log:
         ax.set_yscale("log")
-    top = None if log else max(float(ys.max()) for _, ys, _ in lines.values())
+    top = None if log else 1.0 if ylabel in SHARES else max(float(ys.max()) for _, ys, _ in lines.values())
     return _finish(ax, np.array([ends.min(), ends.max()]), top)
 
 
@@ -86,10 +88,16 @@ def label_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bottom += counts[label].to_numpy(dtype=float)
     names = counts.index.astype(str)
     if len(names) <= 60 and names.str.len().max() <= 3:
-        ax.set_xticks(range(len(names)), names, fontsize="small")
+        turned: dict[str, Any] = {"rotation": 90, "fontsize": "x-small"} if len(names) > 20 else {"fontsize": "small"}
+        ax.set_xticks(range(len(names)), names, **turned)
+    else:
+        ax.locator_params(axis="x", integer=True)
     ax.set_xlim(-0.6, len(counts) - 0.4)
-    columns = 1 if len(counts.columns) <= 12 else 3
-    ax.legend(frameon=False, title="label", fontsize="x-small", ncols=columns, loc="upper left", bbox_to_anchor=(1, 1))
+    if counts.columns.astype(str).str.len().max() > 12:  # long names go below
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+    else:
+        place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": 1 if len(counts.columns) <= 12 else 3}
+    ax.legend(frameon=False, title="label", fontsize="x-small", **place)
     return ax
 
 
@@ -111,8 +119,10 @@ def _axes(ax: Axes | None, x: str, y: str) -> Axes:
 def _finish(ax: Axes, x: npt.NDArray[np.float64], top: float | None = 1.0) -> Axes:
     """Limits, grid and legend; `top` is the largest y of an axis from 0, shares being given all the room to 1."""
     ax.set_xlim(float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1)
+    ax.locator_params(axis="x", nbins=6)
     if top is not None:
-        ax.set_ylim(0, 1.02 if 0.5 < top <= 1 or top == 0 else 1.15 * top)
+        high = 1.02 if 0.5 < top <= 1 or top == 0 else 1.15 * top
+        ax.set_ylim(-0.02 * high, high)  # a curve at 0 is not to vanish under the axis
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
+    ax.legend(fontsize="small", framealpha=0.5, edgecolor="none")
     return ax

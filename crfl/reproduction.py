@@ -193,7 +193,9 @@ def sweep_panel(found: Sweep, title: str, label: Callable[[Any], str], rate: boo
     radii = np.linspace(0.0, _largest(found), 500)
     heights = (found.certified_rate if rate else found.certified_accuracy)(radii)
     curves = {label(v): (radii, heights[i], f"-C{i}") for i, v in enumerate(found.values)}
-    return Panel(title, "radius $r$", "certified rate" if rate else "certified accuracy", curves)
+    endless = any(np.isinf(c.radius).any() for group in found.certificates for c in group)
+    xlabel = "radius $r$" + (" (at the right edge: certified for any $r$)" if endless else "")
+    return Panel(title, xlabel, "certified rate" if rate else "certified accuracy", curves)
 
 
 def _largest(found: Sweep) -> float:

@@ -148,3 +148,10 @@ def test_waits_at_the_end_of_a_round_only(data):
     assert {
         place: count - waits[0][place] for place, count in waits[1].items() if count > waits[0][place]
     } == dict.fromkeys(ONCE_A_ROUND, 10)
+
+
+def test_poisoning_waits_for_nothing(data):
+    exp = EXP.override({"attack.round": 1, "attack.every": 1})
+    with Accelerator() as device:
+        crfl.train(exp, data, device=DEVICE)
+    assert device.waits.get(("triggers.py", "__call__"), 0) == 0

@@ -54,7 +54,9 @@ def test_axes_are_reused(run_and_data):
 def test_axes_fit_the_data(largest, top):
     x = np.array([0.0, 1.0])
     ax = crfl.plots.curves({"a": (x, np.array([[largest, 0.0]]), "-")}, "x", "y")
-    assert ax.get_ylim() == pytest.approx((0, top))
+    assert ax.get_ylim() == pytest.approx((-0.02 * top, top))
+    share = crfl.plots.curves({"a": (x, np.array([[largest / 10, 0.0]]), "-")}, "x", "certified accuracy")
+    assert share.get_ylim() == pytest.approx((-0.0204, 1.02))  # to be compared with other pictures
 
 
 def test_bands_span_the_seeds():

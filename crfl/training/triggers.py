@@ -19,6 +19,7 @@ from torch import Tensor
 from crfl import rng
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData, Split
+from crfl.devices import upload
 from crfl.errors import DataError, SettingsError
 
 Trigger = Callable[[Tensor], Tensor]
@@ -36,7 +37,7 @@ class Pattern:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x + delta"""
-        return x + self.delta.to(x.device)
+        return x + upload(self.delta, x.device)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class EdgeCases:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The edge cases nearest to x in l2 norm."""
-        samples = self.samples.to(x.device)
+        samples = upload(self.samples, x.device)
         return samples[torch.cdist(x, samples).argmin(dim=1)]
 
 
