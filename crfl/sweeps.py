@@ -39,6 +39,7 @@ class Cache:
     """A folder of runs and votes."""
 
     root: Path
+    """Where it lies."""
     jobs: int = 1
     """Processes that train at the same time (joblib; a back end such as Ray or Dask may take them elsewhere)."""
     device: str = "cpu"
@@ -46,6 +47,11 @@ class Cache:
     """Your own data, for all runs; None: what the settings of a run name."""
     model: nn.Module | None = field(default=None, repr=False)
     """Your own model, for all runs; None: softmax regression."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))  # a string will do
+        if self.jobs < 1:
+            raise SettingsError([f"jobs: found {self.jobs}, allowed: 1 and more"])
 
     def train(
         self, experiments: Sequence[Experiment], *, benign: bool = False, checkpoints: Sequence[int] = ()
@@ -97,8 +103,7 @@ class Cache:
         wanted = settings.test_samples
         if wanted is not None and wanted < len(test.x):
             test = test.take(rng.choice(len(test.x), wanted, rng.stream(seed, "test samples")))
-        name = {"params": run.params, "x": test.x}
-        parts = {k: hashlib.blake2b(v.numpy().data, digest_size=16).hexdigest() for k, v in name.items()}
+        parts = {"params": own.digest(run.params), "x": own.digest(test.x)}
         parts |= {} if self.model is None else {"model": own.digest(self.model)}
         key = _digest({**parts, "noise": settings.noise, "samples": settings.samples, "seed": seed})
         path = self.root / "votes" / f"{key}.safetensors"
@@ -155,9 +160,12 @@ def sweep(
 ) -> Sweep:
     """Train and certify `base` with the setting `key` at each of `values`, once a seed.
 
-    `test` makes the test set (default: the clean one); `options` go to `crfl.certify`.
+    `test` makes the test set (default: the clean one); `options` go to `crfl.certify`. SettingsError without values or
+    seeds.
     """
     seeds = tuple(seeds)
+    if not seeds or not values:
+        raise SettingsError(["seeds, values: found none, allowed: one or more of each"])
     grid = [base.override({key: value, "seed": seed}) for value in values for seed in seeds]
     trained = cache.train(grid)
     certificates, labels = [], []

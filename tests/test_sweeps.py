@@ -162,3 +162,21 @@ def test_a_pair_is_trained_once(cache, monkeypatch):
     assert benign.record.benign
     monkeypatch.setattr(sweeps, "train_pair", None)
     assert torch.equal(cache.pair(EXP)[0].params, run.params)
+
+
+def test_what_is_no_sweep(tmp_path):
+    with pytest.raises(SettingsError, match="jobs: found 0"):
+        Cache(tmp_path, jobs=0)
+    cache = Cache(str(tmp_path))
+    for values, seeds in (([], [0]), ([5.0], [])):
+        with pytest.raises(SettingsError, match="seeds, values: found none"):
+            sweeps.sweep(cache, EXP, "attack.scale", values, seeds=seeds)
+
+
+def test_votes_of_samples_that_do_not_lie_in_order(cache):
+    data = crfl.load_data(EXP)
+    exp = EXP.override({"smoothing.test_samples": None})
+    (run,) = cache.train([exp])
+    turned = crfl.Split(data.test.x.T.contiguous().T, data.test.y)
+    assert (cache.votes(run, turned).counts == cache.votes(run, data.test).counts).all()
+    assert len(list((cache.root / "votes").iterdir())) == 1

@@ -42,8 +42,8 @@ def probability(name: str, values: npt.ArrayLike) -> FloatArray:
 
 
 def positive_int(name: str, value: int) -> int:
-    """The value; CertificateError unless it is 1 or more."""
-    if not value >= 1:
+    """The value; CertificateError unless it is a whole number of 1 or more."""
+    if not value >= 1 or value != int(value):
         raise CertificateError(f"{name}: found {value}, allowed: whole numbers of 1 or more")
     return int(value)
 

@@ -73,7 +73,7 @@ class Certificate:
 
         `y`: labels of the whole test set given to `certify`, or those of its rows `indices`.
         """
-        labels = np.asarray(y)
+        labels = np.asarray(y.cpu() if hasattr(y, "cpu") else y)
         if len(labels) == self.test_size:
             labels = labels[self.indices]
         if labels.shape != self.prediction.shape:

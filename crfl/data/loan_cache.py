@@ -6,6 +6,7 @@ cache with another key, or a damaged one, is made anew. It appears whole or not 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -120,4 +121,5 @@ def _write(csv: Path, cache: Path, key: str, table: LoanTable) -> None:
     except (OSError, SafetensorError) as error:
         warnings.warn(f"{cache}: cannot be written ({error}); the CSV will be parsed again next time", stacklevel=3)
     finally:
-        partial_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder that may not be written to
+            partial_file.unlink(missing_ok=True)

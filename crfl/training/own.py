@@ -69,12 +69,12 @@ def _of_crfl(function: Callable[..., Any]) -> bool:
     return str(module).startswith("crfl.") and "<locals>" not in name
 
 
-def _parts(value: object, seen: set[int]) -> Iterator[bytes]:
+def _parts(value: object, seen: set[int]) -> Iterator[bytes | memoryview]:
     yield type(value).__qualname__.encode()
     if isinstance(value, (Tensor, np.ndarray)):
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         yield f"{array.dtype} {array.shape}".encode()
-        yield np.ascontiguousarray(array).tobytes()
+        yield np.ascontiguousarray(array).data
     elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         yield repr(value).encode()
     elif id(value) not in seen:

@@ -191,6 +191,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
     assert sorted(p.name for p in folder.iterdir()) == ["loan.csv"]
 
 
+def test_a_folder_that_may_not_be_written_to(folder, monkeypatch):
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(loan_cache, "save_file", denied)
+    monkeypatch.setattr(loan_cache.Path, "unlink", denied)
+    with pytest.warns(UserWarning, match="cannot be written .*Permission denied"):
+        assert len(load_table(folder / "loan.csv").x) == 2000
+
+
 def test_a_csv_that_changes_under_the_reader_is_refused(folder, monkeypatch):
     def read_and_append(path, read=loan_cache.read_table):
         table = read(path)
