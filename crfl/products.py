@@ -30,7 +30,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
             return inner(b, a).mT.contiguous()
         image = a.contiguous().view(1, 1, r, d).permute(0, 3, 1, 2)  # channels last, and so is the result
         return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT.contiguous()
-    if a.device.type != "cpu" or r >= n:
+    if not a.is_cpu or r >= n:
         return a @ b.mT
     whole = n - n % PIECE
     pieces = a @ b[:whole].view(-1, PIECE, d).mT
@@ -57,9 +57,9 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
 
 
 def _convolves(a: Tensor) -> bool:
-    return WIDE and a.device.type == "cpu" and a.dtype == torch.float32 and bool(torch.backends.mkldnn.enabled)
+    return WIDE and a.is_cpu and a.dtype is torch.float32 and bool(torch.backends.mkldnn.enabled)
 
 
 def _batch_convolves(a: Tensor, rows: int, columns: int) -> bool:
     """Whether oneDNN goes the fast way with one kernel of rows x columns for each of the batch a."""
-    return _convolves(a) and len(a) > 1 and bool(rows % BLOCKS or columns % BLOCKS)
+    return _convolves(a) and a.shape[0] > 1 and bool(rows % BLOCKS or columns % BLOCKS)

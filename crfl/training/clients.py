@@ -170,9 +170,11 @@ class LocalTraining:
             trainer = self.linear.local_sgd(params, counts[0], data.scale, columns)
         else:
             trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0)
+        stored = self._memory("stored", x.dtype, counts[0] * places.shape[1], x.shape[1])
+        widened = stored if x.dtype == torch.float32 else self._memory("widened", torch.float32, *stored.shape)
         plan = (values.split(counts) for values in (rows.view(places.shape), labels, decays, by_sample))
         for batch, y, decay, rate in zip(*plan, strict=True):
-            features = self._gather(x, batch)
+            features = _gather(x, batch.flatten(), stored, widened).view(*batch.shape, -1)
             if attackers is not None:
                 features.mul_(data.scale)
                 for attacker, samples, targets in zip(attackers, features, y, strict=False):
@@ -182,20 +184,23 @@ class LocalTraining:
         trainer.updates(updates)
         return updates
 
-    def _gather(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Rows (k, n) of the stored features x as float32 (k, n, d), in memory of their own."""
-        stored = self._memory("stored", x.dtype, rows.numel(), x.shape[1])
-        torch.index_select(x, 0, rows.flatten(), out=stored)
-        if x.dtype != torch.float32:  # images are gathered as bytes, a quarter of the way to memory, then widened
-            stored = self._memory("widened", torch.float32, *stored.shape).copy_(stored)
-        return stored.view(*rows.shape, -1)
-
     def _memory(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
         """A tensor in memory that every step uses again: to touch fresh memory costs more than to write to it."""
         size = math.prod(shape)
         if name not in self._spare or self._spare[name].numel() < size:
             self._spare[name] = torch.empty(size, dtype=dtype, device=self.data.x.device)
         return self._spare[name][:size].view(shape)
+
+
+def _gather(x: Tensor, rows: Tensor, stored: Tensor, widened: Tensor) -> Tensor:
+    """Rows (k,) of the stored features x as float32 (k, d), in the memory `widened` (k or more, d).
+
+    Images are gathered as bytes in `stored`, a quarter of the way to memory, then widened.
+    """
+    if rows.shape[0] < stored.shape[0]:
+        stored, widened = stored[: len(rows)], widened[: len(rows)]
+    torch.index_select(x, 0, rows, out=stored)
+    return stored if x.dtype == torch.float32 else widened.copy_(stored)
 
 
 def _chunks(members: IntArray, size: int) -> list[IntArray]:

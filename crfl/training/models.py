@@ -139,16 +139,20 @@ class SoftmaxSGD:
             self.start = self.start.gather(2, columns[:, None].expand(-1, self.start.shape[1], -1))
         self.weights = self.start.clone(memory_format=torch.contiguous_format)
         self.bias = self.start_bias.repeat(clients, 1, 1)
-        self.minus_one = params.new_full((), -1.0)
+        self.running = self.weights, self.bias
+        """Of the clients that still train."""
+        self.minus_one = params.new_full((1, 1, 1, 1), -1.0).expand(clients, self.runs, 1, 2**31)
+        """For any number of samples."""
 
     def step(self, x: Tensor, y: Tensor, rates: Tensor, decay: Tensor | None) -> None:
         """See LocalSGD."""
         k, n = y.shape
-        weights, bias = self.weights[:k], self.bias[:k]
+        weights, bias = self.running
+        if k < weights.shape[0]:
+            weights, bias = self.running = weights[:k], bias[:k]
         logits = products.batched_affine(weights, x, bias, alpha=self.scale)
         residual = logits.view(k, self.runs, self.model.num_classes, n).softmax(dim=2)
-        index = y.view(k, 1, 1, n).expand(k, self.runs, 1, n)
-        residual.scatter_add_(2, index, self.minus_one.expand(index.shape))
+        residual.scatter_add_(2, y.view(k, 1, 1, n).expand(k, self.runs, 1, n), self.minus_one)
         residual = residual.view(k, -1, n).mul_(rates)
         if decay is not None:
             weights.mul_(1 - decay)
