@@ -50,6 +50,8 @@ class LocalTraining:
         """Clients that can take a single step as one."""
         self.owned = torch.cat(data.shards).int().to(data.x.device)
         """Training rows of all clients, one client after the other, (rows,) int32."""
+        self.labels = data.y.index_select(0, self.owned).int()
+        """Of `owned`, (rows,) int32."""
         self.begin = np.cumsum(self.sizes) - self.sizes
         """Where each client's rows begin in `owned`, (N,)."""
         self.rates = torch.tensor(local.learning_rates(len(self.sizes)), dtype=torch.float32).view(-1, 1, 1)
@@ -162,17 +164,18 @@ class LocalTraining:
         """
         data, device = self.data, params.device
         places, rates, by_sample = (upload(values, device) for values in (places.clamp(min=0), rates, by_sample))
-        x, rows = data.x, self.owned.index_select(0, places.flatten())
-        labels, decays = data.y.index_select(0, rows).view(places.shape), rates * self.local.weight_decay
+        labels = self.labels.index_select(0, places.flatten()).long().view(places.shape)
+        decays = rates * self.local.weight_decay
         trainer: LocalSGD
         if columns is not None and self.narrow is not None and self.linear is not None:
             x, rows = self.narrow.x, places
             trainer = self.linear.local_sgd(params, counts[0], data.scale, columns)
         else:
+            x, rows = data.x, self.owned.index_select(0, places.flatten()).view(places.shape)
             trainer = self.model.local_sgd(params, counts[0], data.scale if attackers is None else 1.0)
         stored = self._memory("stored", x.dtype, counts[0] * places.shape[1], x.shape[1])
         widened = stored if x.dtype == torch.float32 else self._memory("widened", torch.float32, *stored.shape)
-        plan = (values.split(counts) for values in (rows.view(places.shape), labels, decays, by_sample))
+        plan = (values.split(counts) for values in (rows, labels, decays, by_sample))
         for batch, y, decay, rate in zip(*plan, strict=True):
             features = _gather(x, batch.flatten(), stored, widened).view(*batch.shape, -1)
             if attackers is not None:
