@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
@@ -101,11 +102,16 @@ def _members(value: Any) -> Iterator[object]:
     elif isinstance(value, type):
         yield _source(value)
     elif isinstance(value, nn.Module):
-        yield from (repr(value), value.state_dict(), *map(type, value.modules()))
+        yield from (_text(value), value.state_dict(), *map(type, value.modules()))
     elif isinstance(value, (torch.dtype, torch.device)) or not hasattr(value, "__dict__"):
-        yield repr(value)
+        yield _text(value)
     else:
         yield from (type(value), vars(value))
+
+
+def _text(value: object) -> str:
+    """What it prints as, without where it lies in memory."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _source(value: Any) -> str:

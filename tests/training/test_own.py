@@ -78,6 +78,21 @@ def test_another_process_finds_the_same_digest():
     assert found.stdout.strip() == str([digest(value) for make in DIFFERENT for value in make()])
 
 
+def test_what_prints_its_place_in_memory():
+    def uses(thing):
+        return lambda x: thing
+
+    for make in (
+        object,
+        lambda: np.random.default_rng(0),
+        torch.Generator,
+        lambda: len,
+        lambda: np.sin,
+        lambda: slice(3),
+    ):
+        assert digest(uses(make())) == digest(uses(make()))
+
+
 def test_what_encloses_itself():
     rule = Rule(0.1)
     rule.me = rule
