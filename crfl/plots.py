@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from crfl.certification.certify import Certificate
 
 RADIUS = "radius $r$ (l2 norm of the backdoor)"
-SHARES = ("certified accuracy", "certified rate", "share of test samples")
-"""Labels of axes that have all the room to 1, so that pictures can be compared."""
 _POINTS = 1000
 
 
@@ -58,8 +56,12 @@ def curves(
     ylabel: str,
     ax: Axes | None = None,
     log: bool = False,
+    top: float | None = None,
 ) -> Axes:
-    """For each label x (k,), y (seeds, k) and a line style: the mean over seeds, and the band between the extremes."""
+    """For each label x (k,), y (seeds, k) and a line style: the mean over seeds, and the band between the extremes.
+
+    `top`: the largest y that the axis is to have room for, e.g. that of the picture beside; None: that of the lines.
+    """
     ax = _axes(ax, xlabel, ylabel)
     for label, (x, ys, style) in lines.items():
         (line,) = ax.plot(x, ys.mean(0), style, label=label)
@@ -68,8 +70,8 @@ def curves(
     ends = np.array([[x.min(), x.max()] for x, _, _ in lines.values()])
     if log:
         ax.set_yscale("log")
-    top = None if log else 1.0 if ylabel in SHARES else max(float(ys.max()) for _, ys, _ in lines.values())
-    return _finish(ax, np.array([ends.min(), ends.max()]), top)
+    highest = max(float(ys.max()) for _, ys, _ in lines.values()) if top is None else top
+    return _finish(ax, np.array([ends.min(), ends.max()]), None if log else highest)
 
 
 def radius_grid(*radii: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -91,7 +91,9 @@ class Figure:
             1, len(self.panels), figsize=(5 * len(self.panels), 3.6), layout="constrained", squeeze=False
         )
         for ax, panel in zip(axes[0], self.panels, strict=True):
-            plots.curves(panel.curves, panel.xlabel, panel.ylabel, ax=ax, log=panel.log).set_title(panel.title)
+            alike = [ys for p in self.panels if p.ylabel == panel.ylabel for _, ys, _ in p.curves.values()]
+            top = max(float(ys.max()) for ys in alike)  # one scale for all of them
+            plots.curves(panel.curves, panel.xlabel, panel.ylabel, ax, panel.log, top).set_title(panel.title)
         figure.suptitle(self.title)
         files.save_plot(folder, self.name, axes[0][0])
         files.write_atomic(folder / "curves" / f"{self.name}.csv", self.frame().to_csv(index=False))
