@@ -98,8 +98,12 @@ def training_key(
     model: nn.Module | None = None,
 ) -> dict[str, str]:
     """All that training depends on, as a digest for each part; the user's own functions and model by content."""
-    parts: dict[str, Any] = {"benign": benign, "checkpoints": sorted(checkpoints), "version": version("crfl")}
-    parts["names"] = [data.client_names, data.feature_names, data.image_shape]
+    parts: dict[str, Any] = {
+        "benign": benign,
+        "checkpoints": sorted({str(round_) for round_ in checkpoints}),
+        "version": version("crfl"),
+        "names": [data.client_names, data.feature_names, data.image_shape],
+    }
     digests = _settings(exp) | {part: _digest(value) for part, value in parts.items()}
     digests["data"] = data.digest
     functions = own_functions(exp)

@@ -59,15 +59,20 @@ class Cache:
         """The runs of the experiments, trained if they are not in the cache yet."""
         from joblib import Parallel, delayed
 
-        folders = {self.folder(exp, benign, checkpoints): exp for exp in experiments}
-        missing = {f: e for f, e in folders.items() if not (f / "params.safetensors").exists()}
+        folders = [self.folder(exp, benign, checkpoints) for exp in experiments]
+        missing = {
+            folder: exp
+            for folder, exp in zip(folders, experiments, strict=True)
+            if not (folder / "params.safetensors").exists()
+        }
         jobs = Parallel(n_jobs=min(self.jobs, max(1, len(missing))), return_as="generator_unordered")(
             delayed(_train)(self, folder, exp, benign, checkpoints, own.own_functions(exp))
             for folder, exp in missing.items()
         )
         for _ in bar(jobs, total=len(missing), desc="runs", unit="run", leave=False, shown=bool(missing)):
             pass
-        return [store.load_run(self.folder(exp, benign, checkpoints), exp, model=self.model) for exp in experiments]
+        pairs = zip(folders, experiments, strict=True)
+        return [store.load_run(folder, exp, model=self.model) for folder, exp in pairs]
 
     def pair(self, exp: Experiment) -> tuple[TrainingRun, TrainingRun]:
         """A run and its benign counterpart, trained in one pass; `distance` in the run's history is theirs."""
@@ -76,6 +81,7 @@ class Cache:
         if not (places[0] / "params.safetensors").exists():
             pair = train_pair(exp, self.data_of(exp), model=self.model, device=self.device)
             for run, place in reversed(list(zip(pair, places, strict=True))):
+                (place / "params.safetensors").unlink(missing_ok=True)  # left by a pair that was not finished
                 store.save_run(place, run)
         run, benign = (store.load_run(place, exp, model=self.model) for place in places)
         return run, benign

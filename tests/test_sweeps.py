@@ -180,3 +180,28 @@ def test_votes_of_samples_that_do_not_lie_in_order(cache):
     turned = crfl.Split(data.test.x.T.contiguous().T, data.test.y)
     assert (cache.votes(run, turned).counts == cache.votes(run, data.test).counts).all()
     assert len(list((cache.root / "votes").iterdir())) == 1
+
+
+def test_a_trigger_that_changes_when_it_is_called(cache, monkeypatch):
+    class Counts:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, attack, data, generator):
+            self.calls += 1
+            return lambda x: x + 0.5
+
+    monkeypatch.setitem(TRIGGERS, "counts", Counts())
+    (run,) = cache.train([EXP.override({"attack.trigger": "counts"})])
+    assert run.params.any()
+
+
+def test_half_a_pair_is_trained_anew(cache):
+    run, benign = cache.pair(EXP)
+    folder = cache.folder(EXP).with_name(cache.folder(EXP).name + "-pair")
+    (folder / "run" / "params.safetensors").unlink()
+    record = folder / "benign" / "record.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))  # as if other bits had come of it
+    again, other = cache.pair(EXP)
+    assert torch.equal(again.params, run.params)
+    assert other.record == benign.record

@@ -33,6 +33,9 @@ class _Stage:
     copies: int | None
     """So many attackers like one of the crew, instead of the crew."""
     growth: float
+    """Lambda as on record."""
+    joined: float
+    """Lambda if the crew attacks."""
     rounding: float
 
 
@@ -96,6 +99,7 @@ class CoupledScenario:
                     bounds.active(crew) and attackers != 0,
                     attackers,
                     bounds.growth(round_, scaling, attackers),
+                    bounds.growth(round_, crew, attackers),
                     bounds.rounding(round_, scaling or crew, attackers),
                 )
             )
@@ -109,7 +113,7 @@ class CoupledScenario:
         for stage in stages:
             if self.any_round:  # every later map rises, so the worst round so far stays the worst
                 poison = bounds.poisoning(stage.round, stage.crew, magnitudes, drift, stage.copies)
-                now = np.maximum(stage.growth * now, stage.growth * drift + poison)
+                now = np.maximum(stage.growth * now, stage.joined * drift + poison)
                 drift = _clipped(stage.growth * drift + stage.rounding, stage.round)
             else:
                 now = stage.growth * now + bounds.poisoning(stage.round, stage.crew, magnitudes, now, stage.copies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,12 +58,18 @@ def labels(values: Any, samples: int, what: str) -> Tensor:
     return y
 
 
-def check_scale(x: Tensor, scale: Any, what: str) -> None:
-    """DataError unless `scale` is a positive number under which every feature `scale * x` is finite in float32."""
-    if not isinstance(scale, (int, float, np.number)) or not 0 < scale < math.inf:
+def factor(scale: Any, *features: Tensor) -> float:
+    """The scale as a number; DataError unless it is positive and every feature times it is finite in float32."""
+    try:
+        found = math.nan if isinstance(scale, (bool, str)) else float(scale)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 < found < math.inf:
         raise DataError(f"scale: found {scale!r}, allowed: a positive number")
-    if scale * max(abs(float(v)) for v in torch.aminmax(x)) > torch.finfo(torch.float32).max:
-        raise DataError(f"scale: found {scale}, allowed: a factor under which {what} stays finite in float32")
+    largest = max(abs(float(v)) for x in features for v in torch.aminmax(x))
+    if found * largest > torch.finfo(torch.float32).max:
+        raise DataError(f"scale: found {scale!r}, allowed: a factor under which features stay finite in float32")
+    return found
 
 
 def number_of_classes(declared: Any, y: Tensor, test_y: Tensor) -> int:
@@ -74,9 +81,13 @@ def number_of_classes(declared: Any, y: Tensor, test_y: Tensor) -> int:
                 f"y: found label {largest}, allowed: below {MOST_CLASSES} unless num_classes says otherwise"
             )
         return 1 + largest
-    if isinstance(declared, bool) or not isinstance(declared, (int, np.integer)) or declared < 1:
+    try:
+        found = 0 if isinstance(declared, bool) else operator.index(declared)
+    except TypeError:
+        found = 0
+    if found < 1:
         raise DataError(f"num_classes: found {declared!r}, allowed: a whole number of at least 1")
-    return int(declared)
+    return found
 
 
 def check_labels(y: Tensor, num_classes: int, what: str) -> None:

@@ -179,9 +179,9 @@ class FederatedData:
             raise DataError(f"test_x: found {held_out.shape[1]} features, allowed: {train_x.shape[1]} as in x")
         classes = arrays.number_of_classes(num_classes, train_y, held_out_y)
         domain = None if domain is None else arrays.interval(domain)
+        scale = arrays.factor(scale, train_x, held_out)
         for what, features, labels in (("x", train_x, train_y), ("test_x", held_out, held_out_y)):
             arrays.check_labels(labels, classes, what.replace("x", "y"))
-            arrays.check_scale(features, scale, what)
             if domain is not None:
                 arrays.check_domain(features, scale, domain, what)
         test = Split(held_out.float() * scale if scale != 1.0 else held_out.float(), held_out_y)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def digest(value: object) -> str:
     Functions that it calls by a global name are not looked into.
     """
     found = hashlib.blake2b(digest_size=16)
-    for part in _parts(value, set()):
+    for part in _parts(value, {}):
         found.update(part)
     return found.hexdigest()
 
@@ -70,23 +71,31 @@ def _of_crfl(function: Callable[..., Any]) -> bool:
     return str(module).startswith("crfl.") and "<locals>" not in name
 
 
-def _parts(value: object, seen: set[int]) -> Iterator[bytes | memoryview]:
+def _parts(value: object, seen: dict[int, object]) -> Iterator[bytes | memoryview]:
+    """`seen`: what was looked into already, kept so that no other object gets its number."""
     yield type(value).__qualname__.encode()
-    if isinstance(value, (Tensor, np.ndarray)):
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-        yield f"{array.dtype} {array.shape}".encode()
-        yield np.ascontiguousarray(array).data
+    if isinstance(value, Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        yield f"{value.dtype} {value.shape}".encode()
+        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
     elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         yield repr(value).encode()
     elif id(value) not in seen:
+        seen[id(value)] = value
         for part in _members(value):
-            yield from _parts(part, seen | {id(value)})
+            yield from _parts(part, seen)
 
 
 def _members(value: Any) -> Iterator[object]:
     """What makes up a container, function, class or object."""
     if isinstance(value, (list, tuple)):
         yield from value
+    elif isinstance(value, np.ndarray):
+        yield from value.tolist()
+    elif isinstance(value, ModuleType):
+        yield value.__name__
     elif isinstance(value, (set, frozenset)):
         yield from sorted(value, key=repr)
     elif isinstance(value, Mapping):
@@ -98,11 +107,14 @@ def _members(value: Any) -> Iterator[object]:
     elif inspect.isfunction(value):
         yield _source(value)
         yield from (value.__defaults__, value.__kwdefaults__)
-        yield from (cell.cell_contents for cell in value.__closure__ or ())
+        with contextlib.suppress(ValueError):  # of a variable that has no value yet
+            yield from (cell.cell_contents for cell in value.__closure__ or ())
     elif isinstance(value, type):
         yield _source(value)
     elif isinstance(value, nn.Module):
-        yield from (_text(value), value.state_dict(), *map(type, value.modules()))
+        yield from (_text(value), value.state_dict())
+        for module in value.modules():
+            yield from (type(module), {k: v for k, v in vars(module).items() if k not in vars(nn.Module())})
     elif isinstance(value, (torch.dtype, torch.device)) or not hasattr(value, "__dict__"):
         yield _text(value)
     else:
@@ -127,5 +139,6 @@ def _source(value: Any) -> str:
 def _byte_code(code: CodeType | None) -> str:
     if code is None:
         return ""
-    inner = [_byte_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    sets = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
+    inner = [_byte_code(c) if isinstance(c, CodeType) else repr(c) for c in sets]
     return f"{code.co_code.hex()} {code.co_names} {inner}"

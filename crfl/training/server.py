@@ -128,8 +128,8 @@ def project(params: Tensor, clip_norm: float) -> Tensor:
         return params
     factor = (clip_norm / norm(params)).clamp(max=1.0)  # 0 / 0 cannot be: clip norms are positive
     mantissa, exponent = torch.frexp(factor)  # a factor for an update of 1e38 is too small for float32
-    half = torch.div(exponent, 2, rounding_mode="floor")
-    for part in (mantissa, torch.exp2(half.double()), torch.exp2((exponent - half).double())):
+    half = torch.div(exponent - 1, 2, rounding_mode="floor")
+    for part in (torch.exp2(half.double()), torch.exp2((exponent - 1 - half).double()), 2 * mantissa):
         params = params * part.to(params.dtype).unsqueeze(-1)
     return params
 

@@ -299,6 +299,19 @@ def test_rounding_counts_from_the_first_round_of_a_run_that_is_attacked():
     assert (unknown >= found).all()
 
 
+def test_an_unknown_round_is_no_better_than_any_known_one():
+    """Also if hardly anything but rounding and the attackers' scaling happens."""
+    crew = [attacker(scale=100.0, label_flip=False)]
+    benign = CoupledScenario(
+        make_record([make_round(t, crew if t == 1 else ()) for t in range(1, 13)]), before_clip=True, any_round=True
+    )
+    for known in range(1, 13):
+        rounds = [make_round(t, crew if t == known else ()) for t in range(1, 13)]
+        scenario = CoupledScenario(make_record(rounds), before_clip=True)
+        for magnitude in (0.0, 1e-9, 1e-3):
+            assert benign.cost(magnitude) >= scenario.cost(magnitude) * (1 - 1e-12)
+
+
 def test_rounding_of_steps_that_drown_in_it_adds_up():
     short = make_record([make_round(1, [attacker()])], learning_rates=(1e-9,) * 4)
     bounds = RoundBounds(short)

@@ -112,6 +112,13 @@ def test_features_at_the_bounds_of_the_domain(high):
     assert float(data.x.max()) <= data.domain[1]
 
 
+def test_numbers_may_be_tensors():
+    data = make(scale=torch.tensor(0.5), num_classes=torch.tensor(5))
+    assert (data.scale, data.num_classes) == (0.5, 5)
+    with pytest.raises(DataError, match="scale: found True"):
+        make(scale=True)
+
+
 def test_rows_of_any_integer_type():
     for dtype in (np.uint8, np.uint16, np.int32, np.uint64):
         data = make(shards=[np.arange(8, dtype=dtype), np.arange(8, 12, dtype=dtype)])

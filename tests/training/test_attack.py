@@ -306,6 +306,8 @@ def test_the_clip_of_updates_holds_for_the_largest_numbers(data, monkeypatch):
     for clip in (1.0, 1e-2, 1e-4, 1e-6):
         for update in (torch.full((7850,), 3e38), torch.randn(7850, generator=torch.Generator().manual_seed(0)) * 7e37):
             assert float(project(update, clip).double().norm()) == pytest.approx(clip, rel=1e-6)
+    inside = torch.tensor([1e-45, 1e-40, 0.5])
+    assert torch.equal(project(inside, 1.0), inside)
     monkeypatch.setitem(MALICIOUS, "huge", lambda u, w, g: torch.full_like(u, 3e37))
     run = crfl.train(BASE.override({"attack.update": "huge", "server.update_clip": 1e-4}), data)
     assert run.record.attack_rounds[0].attackers[0].update_norm == pytest.approx(1e-4, rel=1e-6)

@@ -33,6 +33,25 @@ class Rule:
         return aggregation.mean(updates, sizes)
 
 
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.factor = nn.Linear(64, 10), factor
+
+    def forward(self, x):
+        return self.factor * self.linear(x)
+
+
+def uses_modules():
+    import math
+
+    def trigger(x):
+        return x * math.pi
+
+    return trigger
+
+
 class OtherRule(Rule):
     def __call__(self, updates, sizes, server):
         return aggregation.median(updates, sizes)
@@ -61,6 +80,9 @@ DIFFERENT = [
     lambda: (functools.partial(stamp, 1), functools.partial(stamp, 2), functools.partial(stamp, value=1)),
     lambda: (Rule(0.1), Rule(0.2), OtherRule(0.1), Rule(0.1).__call__, Rule({"a": [1, (2.0,)]}), Rule({"a": [1, {2}]})),
     networks,
+    lambda: (Scaled(1.0), Scaled(0.5), Scaled(1.0).bfloat16()),
+    lambda: (uses_modules(), np.array(["2020-01-01"], dtype="M8[D]"), np.array([1, "a"], dtype=object)),
+    lambda: tuple(eval(text) for text in ("lambda x: x in {'a', 'b', 'c'}", "lambda x: x in {'a', 'b', 'd'}")),
     lambda: tuple(eval(text) for text in ("lambda x: x + 1", "lambda x: x + 2", "lambda x: (lambda y: y + 1)(x)")),
 ]
 
@@ -91,6 +113,24 @@ def test_what_prints_its_place_in_memory():
         lambda: slice(3),
     ):
         assert digest(uses(make())) == digest(uses(make()))
+
+
+def test_what_is_shared_and_what_is_missing():
+    def empty(fill):
+        def inner():
+            return unset
+
+        if fill:
+            unset = 1
+        return inner
+
+    assert digest(empty(False)) == digest(empty(False)) != digest(empty(True))
+    shared = Rule(0.1)
+    for _ in range(40):
+        above = Rule(0.1)
+        above.one = above.two = shared
+        shared = above
+    assert digest(shared)
 
 
 def test_what_encloses_itself():
