@@ -12,6 +12,7 @@ from crfl.errors import SettingsError
 from crfl.training.aggregation import AGGREGATORS
 from crfl.training.loop import train_pair
 from crfl.training.malicious import MALICIOUS
+from tests.interrupted import interrupted
 from tests.pretended import DEVICE, Accelerator
 
 EXP = crfl.Experiment().override({"server.rounds": 6, "attack.round": [2, 4], "attack.clients": 2})
@@ -90,19 +91,10 @@ def test_tiny_clients_train_as_on_the_cpu(data):
     torch.testing.assert_close(run.params, expected.params, rtol=0, atol=1e-6)
 
 
-def test_resumes_on_the_device(data, tmp_path, monkeypatch):
-    original = store.Stack._round
-
-    def interrupted(self, state, *rest):
-        if state.round == 3:
-            raise KeyboardInterrupt
-        return original(self, state, *rest)
-
+def test_resumes_on_the_device(data, tmp_path):
     with Accelerator():
-        monkeypatch.setattr(store.Stack, "_round", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted(3):
             store.train(tmp_path, EXP, data, device=DEVICE, checkpoints=[2, 5])
-        monkeypatch.setattr(store.Stack, "_round", original)
         run = store.train(tmp_path, EXP, data, device=DEVICE, checkpoints=[2, 5])
     torch.testing.assert_close(run.params, crfl.train(EXP, data).params, rtol=0, atol=1e-6)
 

@@ -21,6 +21,7 @@ import crfl
 from crfl import files, store
 from crfl.errors import StoreError
 from crfl.training.triggers import TRIGGERS
+from tests.interrupted import interrupted
 
 EXP = crfl.Experiment().override({"server.rounds": 8, "attack.round": 3})
 
@@ -72,22 +73,13 @@ def test_a_finished_run_is_not_trained_again(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("done", [1, 2, 4])
-def test_an_interrupted_run_goes_on_in_the_same_bits(data, tmp_path, monkeypatch, done):
+def test_an_interrupted_run_goes_on_in_the_same_bits(data, tmp_path, done):
     """Also if it stops right after a checkpoint."""
     whole = crfl.train(EXP, data, checkpoints=[2, 5])
-    original = store.Stack._round
-
-    def interrupted(self, state, *rest):
-        if state.round == done:
-            raise KeyboardInterrupt
-        return original(self, state, *rest)
-
-    monkeypatch.setattr(store.Stack, "_round", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(done):
         store.train(tmp_path, EXP, data, checkpoints=[2, 5])
     with pytest.raises(StoreError, match="no finished run"):
         crfl.load_run(tmp_path)
-    monkeypatch.setattr(store.Stack, "_round", original)
     assert_same(store.train(tmp_path, EXP, data, checkpoints=[2, 5]), whole)
 
 
@@ -126,21 +118,12 @@ def test_another_runs_folder_is_left_alone(data, tmp_path, change, named):
     assert_same(run, crfl.load_run(tmp_path))
 
 
-def test_a_module_of_ones_own_is_resumed_and_told_apart(data, tmp_path, monkeypatch):
+def test_a_module_of_ones_own_is_resumed_and_told_apart(data, tmp_path):
     torch.manual_seed(0)
     model, other = (torch.nn.Sequential(torch.nn.Linear(64, 5), torch.nn.ReLU(), torch.nn.Linear(5, 10)) for _ in "ab")
     whole = crfl.train(EXP, data, model=model, checkpoints=[2, 5])
-    original = store.Stack._round
-
-    def interrupted(self, state, *rest):
-        if state.round == 4:
-            raise KeyboardInterrupt
-        return original(self, state, *rest)
-
-    monkeypatch.setattr(store.Stack, "_round", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(4):
         store.train(tmp_path, EXP, data, model=model, checkpoints=[2, 5])
-    monkeypatch.setattr(store.Stack, "_round", original)
     for wrong in (other, None):
         with pytest.raises(StoreError, match="differs in model"):
             store.train(tmp_path, EXP, data, model=wrong, checkpoints=[2, 5])

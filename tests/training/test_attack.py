@@ -15,6 +15,7 @@ from crfl.training.attack import Plan
 from crfl.training.malicious import MALICIOUS
 from crfl.training.server import project
 from crfl.training.triggers import TRIGGERS, Pattern, edge_cases, make_trigger
+from tests.interrupted import interrupted
 from tests.training.naive import crew_of, naive_rounds
 
 BASE = crfl.Experiment().override({"server.rounds": 6, "attack.round": 3, "server.clip.start": 1.5})
@@ -364,19 +365,10 @@ def test_a_round_without_any_update_fails_and_can_be_resumed(data, tmp_path, mon
 
 
 @pytest.mark.filterwarnings("ignore::crfl.errors.HostileUpdateWarning")
-def test_who_was_dropped_survives_an_interruption(data, tmp_path, monkeypatch):
+def test_who_was_dropped_survives_an_interruption(data, tmp_path):
     exp = BASE.override({"attack.round": [2, 5], "attack.update": "nan"})
-    original = store.Stack._round
-
-    def interrupted(self, state, *rest):
-        if state.round == 3:
-            raise KeyboardInterrupt
-        return original(self, state, *rest)
-
-    monkeypatch.setattr(store.Stack, "_round", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(3):
         store.train(tmp_path, exp, data)
-    monkeypatch.setattr(store.Stack, "_round", original)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told before the interruption
         resumed = store.train(tmp_path, exp, data)
