@@ -10,7 +10,7 @@ import torch
 import crfl
 from benchmarks.table import Row, alternate
 from crfl.certification import exact_bounds
-from crfl.products import inner
+from crfl.matmul import inner
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 
 import crfl
+from crfl.attack import triggers
 from crfl.certification.coupled import check_coupled
-from crfl.certification.distance import CoupledScenario
+from crfl.certification.coupling.distance import CoupledScenario
 from crfl.errors import CertificateError
-from crfl.training import triggers
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def draw(rng: np.random.Generator) -> dict[str, Any]:
         "local.epochs": int(rng.choice([1, 1, 2])),
         "attack.round": tuple(attack_rounds) if several else attack_rounds[0],
         "attack.clients": int(rng.choice([1, 1, 2, 5, 10])),
-        "attack.always_present": True,
+        "attack.force_participation": True,
         "attack.scale": float(np.exp(rng.uniform(np.log(0.5), np.log(100)))),
         "attack.magnitude": float(rng.choice([0.0, 0.01, 0.1, 1.0, 5.0])),
         "attack.labels": str(rng.choice(["target", "keep"])),
@@ -97,7 +97,7 @@ def draw(rng: np.random.Generator) -> dict[str, Any]:
 def compare(settings: dict[str, Any], data: crfl.FederatedData) -> dict[str, Any] | None:
     """One pair of runs: what was claimed and what happened. None if the certificate is refused."""
     exp = crfl.Experiment().override(settings)
-    attacked, benign = crfl.train_stack([exp, exp], data, benign=[False, True])
+    attacked, benign = crfl.train_many([exp, exp], data, benign=[False, True])
     try:
         check_coupled(attacked.record)
     except CertificateError:

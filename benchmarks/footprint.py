@@ -23,7 +23,7 @@ VOTES = """
 import sys, torch, crfl
 from benchmarks.footprint import resident
 from crfl.certification.smoothing import smooth
-from crfl.training.models import SoftmaxRegression
+from crfl.models.softmax import SoftmaxRegression
 model, x = SoftmaxRegression(784, 10), torch.rand(10_000, 784)
 params = model.initial(torch.Generator().manual_seed(0))
 def vote(samples):

@@ -10,8 +10,8 @@ import time
 import torch
 
 import crfl
+from crfl.algorithm import RunBatch
 from crfl.data.federated import FederatedData, Split
-from crfl.training.stack import Stack
 
 CASES = [(20, 3000, 100), (20, 3000, 20), (1000, 60, 20), (20, 3000, 60), (1000, 60, 60), (10_000, 6, 6)]
 """Clients, samples of each, batch size."""
@@ -38,7 +38,7 @@ def main() -> None:
     for clients, samples, batch in CASES:
         changes = {"data.name": "custom", "data.clients": clients, "local.batch_size": batch}
         changes |= {"local.learning_rate": 0.001, "server.rounds": options.rounds, "attack.round": 2}
-        stack = Stack((crfl.Experiment().override(changes),), (False,), images(clients, samples))
+        stack = RunBatch((crfl.Experiment().override(changes),), (False,), images(clients, samples))
         seconds, before = [], time.perf_counter()
         for _ in stack.rounds(stack.start()):
             now = time.perf_counter()

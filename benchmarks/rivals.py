@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from crfl.attack.triggers import backdoored
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.training.triggers import backdoored
 
 
 class HandWritten:

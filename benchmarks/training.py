@@ -17,11 +17,11 @@ import crfl
 from benchmarks.many_clients import images
 from benchmarks.rivals import HandWritten, WithDataLoader
 from benchmarks.table import Row, alternate
-from crfl.products import inner
-from crfl.training.clients import LocalTraining
-from crfl.training.models import SoftmaxRegression
-from crfl.training.stack import Stack
-from crfl.training.state import TrainingState
+from crfl.algorithm import RunBatch
+from crfl.engines.vectorised import LocalTraining
+from crfl.matmul import inner
+from crfl.models.softmax import SoftmaxRegression
+from crfl.state import TrainingState
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -30,7 +30,7 @@ def rounds(exp: crfl.Experiment, data: crfl.FederatedData, runs: int = 1) -> Ite
     """Rounds of a stack of runs without end, evaluation included."""
     exp = exp.override({"server.rounds": 10**6, "attack.round": 2})
     scales = [exp.override({"attack.scale": 10.0 + i}) for i in range(runs)]
-    stack = Stack(tuple(scales), (False,) * runs, data)
+    stack = RunBatch(tuple(scales), (False,) * runs, data)
     return stack.rounds(stack.start())
 
 

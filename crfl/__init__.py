@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crfl import certification, plots
+    from crfl.attack.triggers import backdoored
     from crfl.certification.certificate import Certificate
     from crfl.certification.certify import certify
     from crfl.certification.smoothing import VoteCounts, smooth
     from crfl.config import Experiment
     from crfl.data.federated import FederatedData, Split
     from crfl.data.load import load_data
-    from crfl.store import load_run, save_run
-    from crfl.training.loop import train, train_pair, train_stack
-    from crfl.training.run import TrainingRun
-    from crfl.training.triggers import backdoored
+    from crfl.run import TrainingRun
+    from crfl.runs.store import load_run, save_run
+    from crfl.training import train, train_many, train_pair
 
 __version__ = "0.1.0"
 
@@ -28,19 +28,19 @@ _HOMES = {
     "Experiment": "crfl.config",
     "FederatedData": "crfl.data.federated",
     "Split": "crfl.data.federated",
-    "TrainingRun": "crfl.training.run",
+    "TrainingRun": "crfl.run",
     "VoteCounts": "crfl.certification.smoothing",
-    "backdoored": "crfl.training.triggers",
+    "backdoored": "crfl.attack.triggers",
     "certification": "crfl",
     "certify": "crfl.certification.certify",
     "load_data": "crfl.data.load",
-    "load_run": "crfl.store",
+    "load_run": "crfl.runs.store",
     "plots": "crfl",
-    "save_run": "crfl.store",
+    "save_run": "crfl.runs.store",
     "smooth": "crfl.certification.smoothing",
-    "train": "crfl.training.loop",
-    "train_pair": "crfl.training.loop",
-    "train_stack": "crfl.training.loop",
+    "train": "crfl.training",
+    "train_pair": "crfl.training",
+    "train_many": "crfl.training",
 }
 
 __all__ = [
@@ -59,8 +59,8 @@ __all__ = [
     "save_run",
     "smooth",
     "train",
+    "train_many",
     "train_pair",
-    "train_stack",
 ]
 
 

@@ -8,17 +8,17 @@ from torch import Tensor
 from crfl.errors import SettingsError
 
 
-def usable(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """The device; SettingsError unless PyTorch can use it."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # no such name or number, no driver, a build without it
         reason = str(error).splitlines()[0]
         raise SettingsError(
-            [f"device: found {str(device)!r}, allowed: cpu, or what PyTorch can use ({reason})"]
+            [f"device: got {str(device)!r}, expected cpu, or what PyTorch can use ({reason})"]
         ) from None
 
 
-def upload(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """The values, which lie on the CPU, on the device; an accelerator goes on with its work meanwhile."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)

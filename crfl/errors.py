@@ -39,5 +39,5 @@ class StoreError(CrflError, RuntimeError):
     """A run folder cannot be read or written as asked."""
 
 
-class HostileUpdateWarning(UserWarning):
+class InvalidUpdateWarning(UserWarning):
     """A client's update was dropped for a round because no server could use it."""

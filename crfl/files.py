@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):
-        raise StoreError(f"{path}: found {type(found).__name__}, allowed: a JSON object")
+        raise StoreError(f"{path}: got {type(found).__name__}, expected a JSON object")
     return found
 
 

@@ -16,7 +16,7 @@ from crfl.certification.certify import certify
 from crfl.data.federated import FederatedData
 from crfl.errors import CertificateError
 from crfl.pages import page, table
-from crfl.training.run import TrainingRun
+from crfl.run import TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl import files, plots, store
-from crfl.certification.bounds import hoeffding
+from crfl import files, plots
+from crfl.certification.bounds.votes import hoeffding
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius
 from crfl.config import Experiment
 from crfl.errors import DataError
 from crfl.pages import page
-from crfl.sweeps import Cache, Sweep, dataset, sweep
+from crfl.runs import store
+from crfl.runs.sweeps import Cache, Sweep, dataset, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +141,7 @@ class Lab:
         return exp
 
     def sweep(self, exp: Experiment, key: str, values: Sequence[Any], **options: Any) -> Sweep:
-        """`crfl.sweeps.sweep` with this lab's cache and seeds."""
+        """`crfl.runs.sweeps.sweep` with this lab's cache and seeds."""
         return sweep(self.cache, exp, key, values, seeds=self.seeds, **options)
 
     def _read(self, name: str) -> Experiment:

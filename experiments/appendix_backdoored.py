@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from crfl.attack.triggers import backdoored
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, Panel, numbers, sweep_panel
-from crfl.training.triggers import backdoored
 
 
 def figures(lab: Lab) -> list[Figure]:

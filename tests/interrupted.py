@@ -4,13 +4,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from crfl import store
+from crfl.runs import store
 
 
 @contextmanager
 def interrupted(done):
     """What trains inside is interrupted after `done` rounds, and must let the interruption through."""
-    original = store.Stack._round
+    original = store.RunBatch._round
 
     def round_(self, state, *rest):
         if state.round == done:
@@ -18,6 +18,6 @@ def interrupted(done):
         return original(self, state, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store.Stack, "_round", round_)
+        patch.setattr(store.RunBatch, "_round", round_)
         with pytest.raises(KeyboardInterrupt):
             yield

@@ -80,7 +80,7 @@ class Accelerator(TorchDispatchMode):
         indices = [t for t in tree_leaves(args[1]) if t is not None] if func in INDEXING else []
         strangers = [t for t in here if t.dim() > 0 and not any(t is index for index in indices)]
         if strangers and func not in CROSSING:
-            raise RuntimeError(f"{func}: found tensors on the device and, of shape {strangers[0].shape}, on the CPU")
+            raise RuntimeError(f"{func}: got tensors on the device and, of shape {strangers[0].shape}, on the CPU")
         between = func in CROSSING and (bool(here) or not goes)
         patient = func is ops._to_copy.default and goes and kwargs.get("non_blocking")
         looked_at = any(t.dtype == torch.bool or not isinstance(t, OnDevice) for t in indices)

@@ -82,8 +82,8 @@ def test_a_run_without_attackers(call, config, tmp_path):
         (["--set", "server.nois=1"], "server.nois: unknown setting; did you mean noise?"),
         (["--set", "server.noise=-1", "--set", "attack.round=999"], "2 problems"),
         (["--set", "server.noise"], "key=value"),
-        (["--set", "attack.trigger=[[9, 9]]"], "attack.trigger: found pixel [9, 9]"),
-        (["--device", "gpu"], "device: found 'gpu', allowed: cpu"),
+        (["--set", "attack.trigger=[[9, 9]]"], "attack.trigger: got pixel [9, 9]"),
+        (["--device", "gpu"], "device: got 'gpu', expected cpu"),
     ],
 )
 def test_wrong_settings_are_named(call, config, tmp_path, args, message):
@@ -102,12 +102,12 @@ def test_another_runs_folder_is_refused(call, config, tmp_path):
 
 
 def test_interruption_says_how_to_go_on(call, config, tmp_path, monkeypatch):
-    from crfl import store
+    from crfl.runs import store
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.Stack, "_round", interrupt)
+    monkeypatch.setattr(store.RunBatch, "_round", interrupt)
     result = call("run", config, *SMALL, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "same command goes on" in result.output
@@ -125,9 +125,9 @@ def finished(call, config, tmp_path):
 
 
 def test_certify_needs_no_training(call, finished, monkeypatch):
-    from crfl import store
+    from crfl.runs import store
 
-    monkeypatch.setattr(store, "Stack", None)
+    monkeypatch.setattr(store, "RunBatch", None)
     result = call("certify", finished, "--kind", "margin", "--json")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)

@@ -56,17 +56,27 @@ def test_yaml_round_trip(path, tmp_path):
         ({"attack": {"round": [1, 2], "every": 3}}, "attack.every", "3", "null unless attack.round is one round"),
         ({"attack": {"clients": [10]}}, "attack.clients", "10", "numbers 0 to 9"),
         ({"attack": {"clients": [1, 1]}}, "attack.clients", "[1, 1]", "different clients"),
-        ({"attack": {"clients": [1], "drawn": True}}, "attack.drawn", "true", "false where attack.clients lists"),
+        (
+            {"attack": {"clients": [1], "random_clients": True}},
+            "attack.random_clients",
+            "true",
+            "false where attack.clients lists",
+        ),
         ({"attack": {"scale": "replac"}}, "attack.scale", "replac", "'replace'"),
         ({"attack": {"labels": "flip"}}, "attack.labels", "flip", "'target' or 'keep'"),
         ({"attack": {"trigger": [[1, 1], [1, 1]]}}, "attack.trigger", "a place twice", "different places"),
-        ({"attack": {"each": [{}, {}]}}, "attack.each", "2 entries", "one for each of the 1 attack.clients"),
-        ({"attack": {"each": [{"scal": 1}]}}, "attack.each.0.scal", "did you mean scale", "magnitude"),
-        ({"attack": {"each": [{"scale": -1}]}}, "attack.each.0.scale", "-1", "greater than 0"),
-        ({"attack": {"each": [3]}}, "attack.each.0", "3", "a group of settings"),
         (
-            {"attack": {"each": [{"poisoned_per_batch": 21}]}},
-            "attack.each.0.poisoned_per_batch",
+            {"attack": {"per_attacker": [{}, {}]}},
+            "attack.per_attacker",
+            "2 entries",
+            "one for each of the 1 attack.clients",
+        ),
+        ({"attack": {"per_attacker": [{"scal": 1}]}}, "attack.per_attacker.0.scal", "did you mean scale", "magnitude"),
+        ({"attack": {"per_attacker": [{"scale": -1}]}}, "attack.per_attacker.0.scale", "-1", "greater than 0"),
+        ({"attack": {"per_attacker": [3]}}, "attack.per_attacker.0", "3", "a group of settings"),
+        (
+            {"attack": {"per_attacker": [{"poisoned_per_batch": 21}]}},
+            "attack.per_attacker.0.poisoned_per_batch",
             "21",
             "local.batch_size = 20",
         ),
@@ -86,10 +96,15 @@ def test_yaml_round_trip(path, tmp_path):
         ({"local": {"learning_rate": [0.1, -0.2]}}, "local.learning_rate", "-0.2", "greater than 0"),
         ({"server": {"participation": 0}}, "server.participation", "0", "greater than 0"),
         ({"server": {"participation": 1.01}}, "server.participation", "1.01", "less than or equal to 1"),
-        ({"server": {"aggregation": "krum", "tolerated": 4}}, "server.tolerated", "4", "0 to 3 with krum and 10"),
+        (
+            {"server": {"aggregation": "krum", "num_byzantine": 4}},
+            "server.num_byzantine",
+            "4",
+            "0 to 3 with krum and 10",
+        ),
         (
             {"server": {"aggregation": "trimmed_mean", "participation": 0.2}},
-            "server.tolerated",
+            "server.num_byzantine",
             "1",
             "0 to 0 with trimmed_mean and 2 clients",
         ),
@@ -101,7 +116,7 @@ def test_yaml_round_trip(path, tmp_path):
         ({"seed": np.True_}, "seed", "True", "a number"),
         ({"seed": b"5"}, "seed", "5", "a number"),
         ({"server": {"noise": np.ones(2)}}, "server.noise", "array", "a number"),
-        ({"attack": {"each": np.ones(1)}}, "attack.each.0", "1.0", "a group of settings"),
+        ({"attack": {"per_attacker": np.ones(1)}}, "attack.per_attacker.0", "1.0", "a group of settings"),
         ({"attack": {"trigger": [1, 2]}}, "attack.trigger", "[1, 2]", "a word or a list"),
     ],
 )
@@ -127,14 +142,19 @@ def test_no_conflict_is_reported_for_a_value_that_is_wrong_itself():
 
 
 def test_wrong_entries_of_a_list_leave_the_other_problems_visible():
-    wrong = {"attack": {"round": 99, "clients": 2, "each": [{"scale": 0, "magnitude": -1}, {"target": -1}]}}
-    keys = ["attack.each.0.scale", "attack.each.0.magnitude", "attack.each.1.target", "attack.round"]
+    wrong = {"attack": {"round": 99, "clients": 2, "per_attacker": [{"scale": 0, "magnitude": -1}, {"target": -1}]}}
+    keys = [
+        "attack.per_attacker.0.scale",
+        "attack.per_attacker.0.magnitude",
+        "attack.per_attacker.1.target",
+        "attack.round",
+    ]
     assert [p.split(":")[0] for p in problems(wrong)] == keys
 
 
 def test_each_attacker_takes_what_it_leaves_out_from_all():
     each = [{"scale": "replace"}, {"magnitude": 3, "labels": "keep"}]
-    attack = crfl.Experiment().override({"attack.clients": [4, 1], "attack.each": each}).attack
+    attack = crfl.Experiment().override({"attack.clients": [4, 1], "attack.per_attacker": each}).attack
     first, second = attack.individuals
     assert (first.scale, first.magnitude, first.labels) == ("replace", 0.1, "target")
     assert (second.scale, second.magnitude, second.labels) == (5.0, 3.0, "keep")
@@ -160,7 +180,7 @@ def test_new_settings_survive_yaml(tmp_path):
         "attack.round": [3, 9],
         "attack.clients": ["client 3", 4],
         "attack.scale": "replace",
-        "attack.each": [{"trigger": [[0, 1]], "update": "sign_flip"}, {"scale": 3.0}],
+        "attack.per_attacker": [{"trigger": [[0, 1]], "update": "sign_flip"}, {"scale": 3.0}],
         "local.learning_rate": [0.1] * 10,
         "server.participation": 0.5,
     }
@@ -194,7 +214,7 @@ def test_a_group_overrides_what_it_names():
     "key",
     [
         *("attack.scal", "seed.x", "seed.x.y", "nothing.at.all", "server.noise.std", "server.noise.a.b"),
-        *("attack.each.0.scale", "attack.trigger.0.1", "data.clients.CT.size"),
+        *("attack.per_attacker.0.scale", "attack.trigger.0.1", "data.clients.CT.size"),
     ],
 )
 def test_override_refuses_unknown_keys(key):
@@ -250,15 +270,15 @@ def test_clip_schedule(round_, start, slope, cap):
 
 @pytest.mark.parametrize("settings", [None, 3, [("seed", 1)]])
 def test_what_is_no_group_of_settings(settings):
-    with pytest.raises(SettingsError, match="allowed: groups of settings"):
+    with pytest.raises(SettingsError, match="expected groups of settings"):
         crfl.Experiment.from_dict(settings)
-    with pytest.raises(SettingsError, match="allowed: values by dotted key"):
+    with pytest.raises(SettingsError, match="expected values by dotted key"):
         crfl.Experiment().override(settings)
     with pytest.raises(SettingsError, match="1: unknown setting"):
         crfl.Experiment().override({1: 2})
 
 
 def test_problems_survive_the_way_between_processes():
-    error = SettingsError(["seed: found x, allowed: y", "another"], "a.yaml")
+    error = SettingsError(["seed: got x, expected y", "another"], "a.yaml")
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.problems, copy.source) == (str(error), error.problems, "a.yaml")

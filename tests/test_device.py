@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import crfl
-from crfl import products, store
+from crfl import matmul as products
+from crfl.aggregation import AGGREGATORS
+from crfl.attack.malicious import MALICIOUS
 from crfl.errors import SettingsError
-from crfl.training.aggregation import AGGREGATORS
-from crfl.training.loop import train_pair
-from crfl.training.malicious import MALICIOUS
+from crfl.runs import store
+from crfl.training import train_pair
 from tests.interrupted import interrupted
 from tests.pretended import DEVICE, Accelerator
 
@@ -42,11 +43,11 @@ def test_the_pretended_device_refuses_what_a_real_one_would():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:999"])
 def test_a_device_that_is_not_there_is_named(data, name):
-    with pytest.raises(SettingsError, match=f"device: found '{name}', allowed: cpu"):
+    with pytest.raises(SettingsError, match=f"device: got '{name}', expected cpu"):
         crfl.train(EXP, data, device=name)
 
 
-@pytest.mark.filterwarnings("ignore::crfl.errors.HostileUpdateWarning")
+@pytest.mark.filterwarnings("ignore::crfl.errors.InvalidUpdateWarning")
 @pytest.mark.parametrize(
     "changes",
     [

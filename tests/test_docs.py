@@ -6,9 +6,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from crfl.training.aggregation import AGGREGATORS
-from crfl.training.malicious import MALICIOUS
-from crfl.training.triggers import TRIGGERS
+from crfl.aggregation import AGGREGATORS
+from crfl.attack.malicious import MALICIOUS
+from crfl.attack.triggers import TRIGGERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crfl import products
+from crfl import matmul as products
 
 SMALL = [(3, 4, 5, 6), (1, 10, 20, 7)]
 LARGE = [

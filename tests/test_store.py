@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save
 
 import crfl
-from crfl import files, store
+from crfl import files
+from crfl.attack.triggers import TRIGGERS
 from crfl.errors import StoreError
-from crfl.training.triggers import TRIGGERS
+from crfl.runs import store
 from tests.interrupted import interrupted
 
 EXP = crfl.Experiment().override({"server.rounds": 8, "attack.round": 3})
@@ -65,7 +66,7 @@ def test_the_history_is_a_frame_made_on_demand(data, tmp_path):
 
 def test_a_finished_run_is_not_trained_again(data, tmp_path, monkeypatch):
     run = store.train(tmp_path, EXP, data)
-    monkeypatch.setattr(store, "Stack", None)
+    monkeypatch.setattr(store, "RunBatch", None)
     other_smoothing = EXP.override({"smoothing.samples": 7})
     again = store.train(tmp_path, other_smoothing, data)
     assert torch.equal(again.params, run.params)
@@ -88,7 +89,7 @@ def test_a_killed_run_goes_on_in_the_same_bits(data, tmp_path):
     exp = EXP.override({"server.rounds": 400})
     script = textwrap.dedent(f"""
         import crfl
-        from crfl import store
+        from crfl.runs import store
         store.SAVE_SECONDS = 0.0
         exp = crfl.Experiment.from_dict({exp.to_dict()!r})
         store.train({str(tmp_path)!r}, exp, crfl.load_data(exp))

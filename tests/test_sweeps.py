@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import crfl
-from crfl import store, sweeps
+from crfl.attack.triggers import TRIGGERS
 from crfl.errors import SettingsError
-from crfl.sweeps import Cache
-from crfl.training.triggers import TRIGGERS
+from crfl.runs import store, sweeps
+from crfl.runs.sweeps import Cache
 
 EXP = crfl.Experiment().override(
     {"server.rounds": 5, "attack.round": 2, "smoothing.samples": 120, "smoothing.test_samples": 40}
@@ -41,7 +41,7 @@ def test_nothing_is_done_twice(cache, monkeypatch):
     first = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
     assert len(list((cache.root / "runs").iterdir())) == 1  # alpha matters to no run
     assert len(list((cache.root / "votes").iterdir())) == 1
-    monkeypatch.setattr(store, "Stack", None)
+    monkeypatch.setattr(store, "RunBatch", None)
     monkeypatch.setattr(sweeps, "smooth", None)
     again = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
     assert np.array_equal(first.critical, again.critical)
@@ -85,7 +85,7 @@ def test_a_prefix_is_the_shorter_run(cache):
     assert torch.equal(short.params, alone.params)
     assert short.record == alone.record
     assert short.history.equals(alone.history)
-    with pytest.raises(SettingsError, match=r"rounds: found 4, allowed: .*\(3, 5\)"):
+    with pytest.raises(SettingsError, match=r"rounds: got 4, expected .*\(3, 5\)"):
         sweeps.prefix(run, 4)
     assert short.experiment == alone.experiment
     with pytest.raises(SettingsError, match=r"attack\.round"):
@@ -165,11 +165,11 @@ def test_a_pair_is_trained_once(cache, monkeypatch):
 
 
 def test_what_is_no_sweep(tmp_path):
-    with pytest.raises(SettingsError, match="jobs: found 0"):
+    with pytest.raises(SettingsError, match="jobs: got 0"):
         Cache(tmp_path, jobs=0)
     cache = Cache(str(tmp_path))
     for values, seeds in (([], [0]), ([5.0], [])):
-        with pytest.raises(SettingsError, match="seeds, values: found none"):
+        with pytest.raises(SettingsError, match="seeds, values: got none"):
             sweeps.sweep(cache, EXP, "attack.scale", values, seeds=seeds)
 
 

@@ -20,7 +20,7 @@ def nonnegative(name: str, values: npt.ArrayLike) -> FloatArray:
     """The values as float64; CertificateError unless each is 0 or more (infinity may be)."""
     array = np.asarray(values, dtype=np.float64)
     if not (array >= 0).all():
-        raise CertificateError(f"{name}: found {array[~(array >= 0)].flat[0]}, allowed: numbers of 0 or more")
+        raise CertificateError(f"{name}: got {array[~(array >= 0)].flat[0]}, expected numbers of 0 or more")
     return array
 
 
@@ -28,7 +28,7 @@ def finite(name: str, values: npt.ArrayLike) -> FloatArray:
     """The values as float64; CertificateError if one of them is infinite or not a number."""
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise CertificateError(f"{name}: found {array[~np.isfinite(array)].flat[0]}, allowed: finite numbers")
+        raise CertificateError(f"{name}: got {array[~np.isfinite(array)].flat[0]}, expected finite numbers")
     return array
 
 
@@ -37,21 +37,21 @@ def probability(name: str, values: npt.ArrayLike) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     wrong = ~((array >= 0) & (array <= 1))
     if wrong.any():
-        raise CertificateError(f"{name}: found {array[wrong].flat[0]}, allowed: numbers from 0 to 1")
+        raise CertificateError(f"{name}: got {array[wrong].flat[0]}, expected numbers from 0 to 1")
     return array
 
 
 def positive_int(name: str, value: int) -> int:
     """The value; CertificateError unless it is a whole number of 1 or more."""
     if not value >= 1 or value != int(value):
-        raise CertificateError(f"{name}: found {value}, allowed: whole numbers of 1 or more")
+        raise CertificateError(f"{name}: got {value}, expected whole numbers of 1 or more")
     return int(value)
 
 
 def error_level(alpha: float) -> float:
     """alpha; CertificateError unless it lies strictly between 0 and 1."""
     if not 0 < alpha < 1:
-        raise CertificateError(f"alpha: found {alpha}, allowed: numbers between 0 and 1, both excluded")
+        raise CertificateError(f"alpha: got {alpha}, expected numbers between 0 and 1, both excluded")
     return float(alpha)
 
 
@@ -60,14 +60,14 @@ def vote_counts(name: str, values: npt.ArrayLike) -> IntArray:
     counts = np.asarray(values)
     if counts.ndim != 2 or counts.shape[1] < 2 or not np.issubdtype(counts.dtype, np.integer):
         raise CertificateError(
-            f"{name}: found shape {counts.shape} of {counts.dtype}, "
-            "allowed: whole numbers of shape (samples, classes), at least 2 classes"
+            f"{name}: got shape {counts.shape} of {counts.dtype}, "
+            "expected whole numbers of shape (samples, classes), at least 2 classes"
         )
     totals = counts.sum(axis=1)
     if len(counts) and (counts.min() < 0 or totals[0] < 1 or (totals != totals[0]).any()):
         row = int(np.argmax((totals != totals[0]) | (totals < 1) | (counts.min(axis=1) < 0)))
         raise CertificateError(
-            f"{name}: row {row} holds {counts[row].tolist()}, allowed: counts of 0 or more with the same positive "
+            f"{name}: row {row} holds {counts[row].tolist()}, expected counts of 0 or more with the same positive "
             "sum in every row"
         )
     return counts.astype(np.int64, copy=False)

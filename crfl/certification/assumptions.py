@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crfl.certification._checks import FloatArray
-from crfl.certification.bounds import ProbabilityBounds, min_samples
+from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
 from crfl.certification.coupled import AVERAGING
-from crfl.certification.rounds import steps_too_long
-from crfl.training.record import RoundRecord, TrainingRecord
+from crfl.certification.coupling.rounds import steps_too_long
+from crfl.record import RoundRecord, TrainingRecord
 
 COUNTERPART = (
     "The run is compared with its benign counterpart: same seeds, batches, aggregation weights and noise; attackers "

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from crfl.certification import metrics
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, Result, nonnegative
-from crfl.certification.bounds import ProbabilityBounds
+from crfl.certification.bounds.votes import ProbabilityBounds
 from crfl.certification.scenario import Scenario
 from crfl.errors import CertificateError
 
@@ -78,7 +78,7 @@ class Certificate:
             labels = labels[self.indices]
         if labels.shape != self.prediction.shape:
             allowed = sorted({len(self.prediction), self.test_size})
-            raise CertificateError(f"y: found shape {labels.shape}, allowed lengths: {' or '.join(map(str, allowed))}")
+            raise CertificateError(f"y: got shape {labels.shape}, expected lengths {' or '.join(map(str, allowed))}")
         return metrics.certified_accuracy(labels == self.prediction, self.abstained, self.radius, radii)
 
     def max_poisoned(self, delta: float) -> IntArray:

@@ -13,19 +13,20 @@ from torch import Tensor
 from crfl import rng
 from crfl.certification import assumptions
 from crfl.certification._checks import FloatArray, IntArray
-from crfl.certification.bounds import ProbabilityBounds, clopper_pearson, hoeffding
+from crfl.certification.bounds.exact import exact_bounds
+from crfl.certification.bounds.votes import ProbabilityBounds, clopper_pearson, hoeffding
 from crfl.certification.certificate import Certificate
 from crfl.certification.coupled import BUDGET_SLACK, check_coupled, margin_budget, smoothing_budget_from_logs
-from crfl.certification.distance import CoupledScenario
-from crfl.certification.exact import exact_bounds
+from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import kl_budget_from_logs, log_contraction
 from crfl.certification.scenario import PublishedScenario
 from crfl.certification.smoothing import BLOCK_SAMPLES, VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.errors import CertificateError
-from crfl.training.models import Model, SoftmaxRegression
-from crfl.training.record import TrainingRecord
+from crfl.models.base import Model
+from crfl.models.softmax import SoftmaxRegression
+from crfl.record import TrainingRecord
 
 __all__ = ["Certificate", "certify"]
 
@@ -100,9 +101,9 @@ def certify(
     Raises CertificateError where the certificate asked for does not hold for the run; it names every reason.
     """
     if kind not in KINDS:
-        raise CertificateError(f"kind: found {kind!r}, allowed: {', '.join(KINDS)}")
+        raise CertificateError(f"kind: got {kind!r}, expected {', '.join(KINDS)}")
     if attack_round not in (None, "any"):
-        raise CertificateError(f"attack_round: found {attack_round!r}, allowed: 'any', or None for that on record")
+        raise CertificateError(f"attack_round: got {attack_round!r}, expected 'any', or None for that on record")
     if not isinstance(run.model, SoftmaxRegression):
         raise CertificateError(
             f"the model is {type(run.model).__name__}: Lemma 1, the margin and the coupling argument hold for softmax "
@@ -112,13 +113,13 @@ def certify(
     indices = _indices(run.experiment, len(test.x))
     x = test.x if len(indices) == len(test.x) else test.x[torch.from_numpy(indices)]
     if x.ndim != 2 or x.shape[1] != run.record.num_features:
-        raise CertificateError(f"test: found x of shape {tuple(x.shape)}, allowed: (m, {run.record.num_features})")
+        raise CertificateError(f"test: got x of shape {tuple(x.shape)}, expected (m, {run.record.num_features})")
     if votes is not None:
         votes = _reused(votes, run, indices, len(test.x))
     any_round = attack_round == "any"
-    if any_round and run.experiment.attack.always_present and run.experiment.server.participation < 1:
+    if any_round and run.experiment.attack.force_participation and run.experiment.server.participation < 1:
         raise CertificateError(
-            "attack_round: 'any' takes who took part as on record, but under attack.always_present the attackers bring "
+            "attack_round: 'any' takes who took part as on record, but under attack.force_participation the attackers bring "
             "themselves in, in whatever round they attack"
         )
     return KINDS[kind](
@@ -133,7 +134,7 @@ def _published(task: _Task) -> Certificate:
         raise CertificateError("attack_round: 'any' is for kind 'margin' and 'smoothing'; the paper's is of one round")
     if len(record.attack_rounds) > 1:
         rounds = ", ".join(str(r.round) for r in record.attack_rounds)
-        raise CertificateError(f"kind 'published' knows one attack round, found {rounds}; kind 'margin' knows several")
+        raise CertificateError(f"kind 'published' knows one attack round, got {rounds}; kind 'margin' knows several")
     if any(a.update is not None for r in record.attack_rounds for a in r.attackers):
         raise CertificateError("kind 'published' knows backdoors only; here attackers sent malicious updates")
     found, votes = _bounds(task, task.bounds or "hoeffding")
@@ -233,9 +234,9 @@ def _bounds(task: _Task, method: str) -> tuple[ProbabilityBounds, VoteCounts | N
     """Bounds on the class probabilities of the smoothed model, and the votes behind them."""
     run, settings, seed = task.run, task.run.experiment.smoothing, task.run.experiment.seed
     if method not in ("hoeffding", "clopper_pearson", "exact"):
-        raise CertificateError(f"bounds: found {method!r}, allowed: hoeffding, clopper_pearson, exact")
+        raise CertificateError(f"bounds: got {method!r}, expected hoeffding, clopper_pearson, exact")
     if task.simultaneous and method != "clopper_pearson":
-        raise CertificateError(f"simultaneous: is for clopper_pearson bounds, found {method}")
+        raise CertificateError(f"simultaneous: is for clopper_pearson bounds, got {method}")
     if method == "exact":
         if task.votes is not None:
             raise CertificateError("votes: exact bounds need none; leave `votes` out")
@@ -284,11 +285,11 @@ def _reused(votes: VoteCounts, run: Run, indices: IntArray, test_size: int) -> V
     """Votes given by the caller, for the certified rows; CertificateError if they cannot be of this run and test."""
     if votes.noise != run.experiment.smoothing.noise:
         raise CertificateError(
-            f"votes: found noise {votes.noise:g}, allowed: smoothing.noise = {run.experiment.smoothing.noise:g}"
+            f"votes: got noise {votes.noise:g}, expected smoothing.noise = {run.experiment.smoothing.noise:g}"
         )
     if len(votes.counts) == len(indices):
         return votes
     if len(votes.counts) == test_size:
         return replace(votes, counts=votes.counts[indices])
     allowed = " or ".join(map(str, sorted({len(indices), test_size})))
-    raise CertificateError(f"votes: found {len(votes.counts)} test samples, allowed: {allowed}")
+    raise CertificateError(f"votes: got {len(votes.counts)} test samples, expected {allowed}")

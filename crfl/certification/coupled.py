@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy import special
 
 from crfl.certification._checks import FloatArray, Result, finite, nonnegative, probability
-from crfl.certification.rounds import RoundBounds, local_steps, longest_update, steps_too_long
+from crfl.certification.coupling.rounds import RoundBounds, local_steps, longest_update, steps_too_long
 from crfl.errors import CertificateError
-from crfl.training.record import TrainingRecord
+from crfl.record import TrainingRecord
 
 AVERAGING = ("mean", "weighted_mean")
 """Aggregation rules whose weights do not depend on the updates."""
@@ -33,7 +33,7 @@ def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatA
     """
     scores, norms = finite("logits", logits), nonnegative("feature_norms", feature_norms)
     if scores.ndim != 2 or scores.shape[1] < 2:
-        raise CertificateError(f"logits: found shape {scores.shape}, allowed: (samples, classes), at least 2 classes")
+        raise CertificateError(f"logits: got shape {scores.shape}, expected (samples, classes), at least 2 classes")
     top = np.partition(scores, -2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         budget: FloatArray = (top[:, -1] - top[:, -2]) / (math.sqrt(2) * norms)
@@ -70,7 +70,7 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
     if record.aggregation not in AVERAGING:
         reasons.append(
             f"server.aggregation is {record.aggregation!r}, whose weights depend on the updates: it can drive two runs "
-            f"apart; allowed: {', '.join(AVERAGING)}"
+            f"apart; expected {', '.join(AVERAGING)}"
         )
     if any(not w >= 0 for r in record.rounds for w in r.weights):
         reasons.append("an aggregation weight is negative or not a number")

@@ -26,5 +26,5 @@ def certified_accuracy(
 def _checked(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if np.isnan(array).any():
-        raise CertificateError(f"{name}: found nan, allowed: numbers")
+        raise CertificateError(f"{name}: got nan, expected numbers")
     return array

@@ -8,7 +8,7 @@ from typing import Protocol
 from crfl.certification._checks import BoolArray, FloatArray
 from crfl.certification.published import radius_from_budget, theorem2_kl_bound
 from crfl.errors import CertificateError
-from crfl.training.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
+from crfl.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
 
 NO_ATTACKER = (
     "max_attackers: nobody attacked in this run, so there is no attacker to multiply; train with attack.clients of 1 "

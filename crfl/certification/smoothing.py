@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crfl import products
+from crfl import matmul as products
 from crfl.certification._checks import IntArray, nonnegative, positive_int
 from crfl.errors import CertificateError
+from crfl.models.base import Model
+from crfl.models.softmax import SoftmaxRegression
 from crfl.progress import bar
-from crfl.training.models import Model, SoftmaxRegression
 
 BLOCK_SAMPLES = 512
 """Test samples that a block of models judges at once."""
@@ -60,7 +61,7 @@ def smooth(
     noise, samples = float(nonnegative("noise", noise)), positive_int("samples", samples)
     for name, tensor in (("params", params), ("x", x)):
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():  # a sum alone may overflow
-            raise CertificateError(f"{name}: found infinite or NaN entries, allowed: finite numbers")
+            raise CertificateError(f"{name}: got infinite or NaN entries, expected finite numbers")
     x = x.to(params.device, params.dtype)
     classes = model.logits(params, x[:1]).shape[-1]
     linear = isinstance(model, SoftmaxRegression)
@@ -112,6 +113,6 @@ def _votes(logits: Tensor) -> Tensor:
     if (wins.sum(dim=0) == 1).all():
         return wins.sum(dim=1).long()
     if not torch.isfinite(logits).all():
-        raise CertificateError("logits: found infinite or NaN entries; the model or the samples are too large")
+        raise CertificateError("logits: got infinite or NaN entries; the model or the samples are too large")
     first = wins * (wins.cumsum(dim=0) == 1)  # ties: the lowest class
     return first.sum(dim=1).long()

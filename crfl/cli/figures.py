@@ -41,7 +41,7 @@ def reproduce(
     matplotlib.use("Agg")
     from crfl import files
     from crfl.reproduction import Lab, report
-    from crfl.sweeps import Cache
+    from crfl.runs.sweeps import Cache
 
     home = _experiments()
     lab = Lab(Cache(out / "cache", jobs, device), home.parent / "configs", tuple(range(seeds)), smoke, data)
@@ -83,7 +83,7 @@ def _scripts(home: Path, names: tuple[str, ...]) -> list[Path]:
     stems = [f"figure{stem}" if f"figure{stem}" in known else stem for stem in stems]
     unknown = [stem for stem in stems if stem not in known]
     if unknown:
-        raise click.BadParameter(f"found {', '.join(unknown)}, allowed: {', '.join(known)}", param_hint="FIG")
+        raise click.BadParameter(f"got {', '.join(unknown)}, expected {', '.join(known)}", param_hint="FIG")
     return [known[stem] for stem in stems]
 
 

@@ -18,19 +18,19 @@ def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     for text in values:
         key, equals, value = text.partition("=")
         if not equals:
-            raise click.BadParameter(f"found {text!r}, allowed: key=value such as attack.scale=50")
+            raise click.BadParameter(f"got {text!r}, expected key=value such as attack.scale=50")
         try:
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise click.BadParameter(f"found {text!r}, whose value is not valid YAML") from None
+            raise click.BadParameter(f"got {text!r}, whose value is not valid YAML") from None
     return changes
 
 
 def _usable(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if value != "cpu":
-        from crfl.devices import usable
+        from crfl.devices import resolve_device
 
-        usable(value)
+        resolve_device(value)
     return value
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from crfl.certification.certificate import Certificate
     from crfl.data.federated import FederatedData, Split
-    from crfl.training.run import TrainingRun
+    from crfl.run import TrainingRun
 
 KINDS = ("published", "smoothing", "margin")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
@@ -47,9 +47,9 @@ def run(
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
-    from crfl import store
     from crfl.config import Experiment
     from crfl.data.load import load_data
+    from crfl.runs import store
 
     exp = Experiment.from_yaml(config).override(changes)
     name = f"{config.stem}-{hashlib.blake2b(exp.to_yaml().encode(), digest_size=4).hexdigest()}"
@@ -91,9 +91,9 @@ def certify(
     crfl certify runs/demo --bounds exact --set smoothing.noise=0.02
     crfl certify runs/demo --kind margin --any-round
     """
-    from crfl import store
     from crfl.data.load import load_data
     from crfl.errors import SettingsError
+    from crfl.runs import store
 
     wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
     if wrong:
@@ -116,7 +116,7 @@ def plot(folder: Path) -> None:
     \b
     crfl plot runs/demo
     """
-    from crfl import store
+    from crfl.runs import store
 
     result = store.load_run(folder)
     for path in _draw(folder, result):
@@ -134,9 +134,10 @@ def report(folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from crfl import files, store
+    from crfl import files
     from crfl.data.load import load_data
     from crfl.report import run_report
+    from crfl.runs import store
 
     result = store.load_run(folder)
     data = load_data(result.experiment)
@@ -154,10 +155,10 @@ def _certify(
     """
     import pandas as pd
 
-    from crfl import store
+    from crfl.attack.triggers import backdoored
     from crfl.certification.certify import certify
     from crfl.errors import CertificateError
-    from crfl.training.triggers import backdoored
+    from crfl.runs import store
 
     attacked = result.experiment.attack.active
     splits = {"clean": data.test} | ({"backdoored": backdoored(result.experiment, data)} if attacked else {})

@@ -50,7 +50,7 @@ class Experiment(Section):
     def from_dict(cls, settings: Mapping[str, Any], source: str = "settings") -> Experiment:
         """Validate nested settings; what they leave out keeps its default. Errors speak of them as `source`."""
         if not isinstance(settings, Mapping):
-            raise SettingsError([f"found {settings!r}, allowed: groups of settings"], source)
+            raise SettingsError([f"got {settings!r}, expected groups of settings"], source)
         try:
             return cls(**text_keys(settings))
         except SettingsError as error:
@@ -76,7 +76,7 @@ class Experiment(Section):
         A group, as in {"attack": {"scale": 50.0}}, replaces what it names and leaves its other settings as they are.
         """
         if not isinstance(changes, Mapping):
-            raise SettingsError([f"found {changes!r}, allowed: values by dotted key"], "override")
+            raise SettingsError([f"got {changes!r}, expected values by dotted key"], "override")
         settings = self.to_dict()
         for key, value in changes.items():
             *groups, leaf = str(key).split(".")

@@ -57,5 +57,5 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if settings is None:
         return {}  # an empty file
     if not isinstance(settings, dict):
-        raise SettingsError([f"found {settings!r}, allowed: groups of settings such as 'server:'"], str(path))
+        raise SettingsError([f"got {settings!r}, expected groups of settings such as 'server:'"], str(path))
     return settings

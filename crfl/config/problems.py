@@ -33,16 +33,16 @@ def value_problems(error: ValidationError, root: type[BaseModel]) -> dict[str, s
             leaf = key.rsplit(".", 1)[-1]
             close = difflib.get_close_matches(leaf, section, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
-            problems[key] = f"{key}: unknown setting; {hint}allowed: {', '.join(section)}"
+            problems[key] = f"{key}: unknown setting; {hint}expected {', '.join(section)}"
             continue
         allowed = WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").removeprefix(
             "Input should be "
         )
         if key in problems:  # the other members of a union, or another wrong entry of the same list
-            known = problems[key].split(", allowed: ", maxsplit=1)[-1].split(" or ")
+            known = problems[key].split(", expected ", maxsplit=1)[-1].split(" or ")
             problems[key] += "" if allowed in known else f" or {allowed}"
         else:
-            problems[key] = f"{key}: found {detail['input']!r}, allowed: {allowed}"
+            problems[key] = f"{key}: got {detail['input']!r}, expected {allowed}"
     return problems
 
 

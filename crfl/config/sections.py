@@ -103,8 +103,8 @@ class Server(Section):
     participation: Share = 1.0
     """Share of the clients that take part in a round, drawn anew for each round from the seed."""
     aggregation: str = "mean"
-    """A name in crfl.training.aggregation.AGGREGATORS."""
-    tolerated: Count = 1
+    """A name in crfl.aggregation.AGGREGATORS."""
+    num_byzantine: Count = 1
     """f: how many malicious clients trimmed_mean, krum and multi_krum are to withstand."""
     clip: Clip = Clip()
     """rho_t"""
@@ -139,9 +139,9 @@ class Attack(Section):
     """Attack again every so many rounds, from attack.round to the last; null means that they do not."""
     clients: Count | tuple[Count | str, ...] = 1
     """R: the first R clients attack; or a list of the attackers, by number (from 0) or name."""
-    drawn: bool = False
+    random_clients: bool = False
     """Draw the R attackers from the seed instead."""
-    always_present: bool = False
+    force_participation: bool = False
     """Whether the attackers take part in attack rounds whatever server.participation draws."""
     scale: Scale = 5.0
     """gamma: factor on the attackers' updates in the attack round; "replace": N / R, of those that take part."""
@@ -155,12 +155,12 @@ class Attack(Section):
     """"keep" leaves the poisoned samples their labels (clean-label attack)."""
     trigger: Trigger = ((5, 7), (6, 6), (7, 5), (7, 7))
     """Pixels [row, column] or feature names that share the magnitude evenly, or a name in
-    crfl.training.triggers.TRIGGERS."""
+    crfl.attack.triggers.TRIGGERS."""
     distributed: bool = False
     """DBA: the trigger's places are dealt out among the attackers; the backdoored test set carries them all."""
     update: str | None = None
-    """A name in crfl.training.malicious.MALICIOUS that says what attackers send instead of what they learnt."""
-    each: tuple[AttackerChanges, ...] = ()
+    """A name in crfl.attack.malicious.MALICIOUS that says what attackers send instead of what they learnt."""
+    per_attacker: tuple[AttackerChanges, ...] = ()
     """What each attacker does otherwise, in the order of attack.clients; empty, or one entry an attacker."""
 
     @property
@@ -185,7 +185,9 @@ class Attack(Section):
     @property
     def individuals(self) -> tuple[Attack, ...]:
         """The settings of each of the R attackers: their own values, and under `distributed` their own places."""
-        changes = [{k: v for k, v in own if v is not None} for own in self.each] or [{} for _ in range(self.count)]
+        changes = [{k: v for k, v in own if v is not None} for own in self.per_attacker] or [
+            {} for _ in range(self.count)
+        ]
         if self.distributed and not isinstance(self.trigger, str):
             for i, own in enumerate(changes):
                 own["trigger"] = self.trigger[i :: self.count]

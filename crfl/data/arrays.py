@@ -27,21 +27,17 @@ def features(
     """
     x = _tensor(values, what)
     if x.is_complex() or x.ndim not in (2, 3) or not x.numel():
-        raise DataError(
-            f"{what}: found {x.dtype} of shape {tuple(x.shape)}, allowed: numbers (n, d) or images (n, h, w)"
-        )
+        raise DataError(f"{what}: got {x.dtype} of shape {tuple(x.shape)}, expected numbers (n, d) or images (n, h, w)")
     if x.ndim == 3:
         if image_shape is not None and tuple(image_shape) != x.shape[1:]:
-            raise DataError(f"{what}: found images of shape {tuple(x.shape[1:])}, allowed: {tuple(image_shape)}")
+            raise DataError(f"{what}: got images of shape {tuple(x.shape[1:])}, expected {tuple(image_shape)}")
         image_shape = (x.shape[1], x.shape[2])
     if x.dtype != torch.uint8:
         x = x.to(torch.float32)
     x = x.reshape(len(x), -1)
     if x.dtype != torch.uint8 and not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
         row, column = torch.isfinite(x).logical_not().nonzero()[0].tolist()
-        raise DataError(
-            f"{what}: found {float(x[row, column])} at row {row}, feature {column}, allowed: finite numbers"
-        )
+        raise DataError(f"{what}: got {float(x[row, column])} at row {row}, feature {column}, expected finite numbers")
     return x, image_shape
 
 
@@ -50,11 +46,11 @@ def labels(values: Any, samples: int, what: str) -> Tensor:
     y = _tensor(values, what)
     if y.is_floating_point() or y.is_complex() or y.shape != (samples,):
         raise DataError(
-            f"{what}: found {y.dtype} of shape {tuple(y.shape)}, allowed: {samples} integers, one for each sample"
+            f"{what}: got {y.dtype} of shape {tuple(y.shape)}, expected {samples} integers, one for each sample"
         )
     y = y.to(torch.int64)
     if int(y.min()) < 0:
-        raise DataError(f"{what}: found label {int(y.min())} at row {int(y.argmin())}, allowed: 0 and up")
+        raise DataError(f"{what}: got label {int(y.min())} at row {int(y.argmin())}, expected 0 and up")
     return y
 
 
@@ -65,10 +61,10 @@ def factor(scale: Any, *features: Tensor) -> float:
     except (TypeError, ValueError):
         found = math.nan
     if not 0 < found < math.inf:
-        raise DataError(f"scale: found {scale!r}, allowed: a positive number")
+        raise DataError(f"scale: got {scale!r}, expected a positive number")
     largest = max(abs(float(v)) for x in features for v in torch.aminmax(x))
     if found * largest > torch.finfo(torch.float32).max:
-        raise DataError(f"scale: found {scale!r}, allowed: a factor under which features stay finite in float32")
+        raise DataError(f"scale: got {scale!r}, expected a factor under which features stay finite in float32")
     return found
 
 
@@ -77,16 +73,14 @@ def number_of_classes(declared: Any, y: Tensor, test_y: Tensor) -> int:
     if declared is None:
         largest = max(int(y.max()), int(test_y.max()))
         if largest >= MOST_CLASSES:
-            raise DataError(
-                f"y: found label {largest}, allowed: below {MOST_CLASSES} unless num_classes says otherwise"
-            )
+            raise DataError(f"y: got label {largest}, expected below {MOST_CLASSES} unless num_classes says otherwise")
         return 1 + largest
     try:
         found = 0 if isinstance(declared, bool) else operator.index(declared)
     except TypeError:
         found = 0
     if found < 1:
-        raise DataError(f"num_classes: found {declared!r}, allowed: a whole number of at least 1")
+        raise DataError(f"num_classes: got {declared!r}, expected a whole number of at least 1")
     return found
 
 
@@ -95,7 +89,7 @@ def check_labels(y: Tensor, num_classes: int, what: str) -> None:
     wrong = ((y < 0) | (y >= num_classes)).nonzero().flatten()
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(f"{what}: found label {int(y[row])} at row {row}, allowed: 0 to {num_classes - 1}")
+        raise DataError(f"{what}: got label {int(y[row])} at row {row}, expected 0 to {num_classes - 1}")
 
 
 def interval(domain: Any) -> tuple[float, float]:
@@ -108,7 +102,7 @@ def interval(domain: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         low, high = math.nan, math.nan
     if not -math.inf < low < high < math.inf:
-        raise DataError(f"domain: found {domain!r}, allowed: two finite numbers, the smaller one first")
+        raise DataError(f"domain: got {domain!r}, expected two finite numbers, the smaller one first")
     return min(low, float(np.float32(low))), max(high, float(np.float32(high)))
 
 
@@ -120,7 +114,7 @@ def check_domain(x: Tensor, scale: float, domain: tuple[float, float], what: str
         flat = int(x.argmin() if least < low else x.argmax())
         row, column = divmod(flat, x.shape[1])
         raise DataError(
-            f"{what}: found {least if least < low else most} at row {row}, feature {column}, allowed: {low} to {high}, "
+            f"{what}: got {least if least < low else most} at row {row}, feature {column}, expected {low} to {high}, "
             "the declared domain; scale the features or declare another domain"
         )
 
@@ -133,17 +127,17 @@ def row_sets(shards: Sequence[Any], samples: int) -> tuple[Tensor, ...]:
         rows = _tensor(given, f"shards[{i}]")
         if rows.ndim != 1 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:
             raise DataError(
-                f"shards[{i}]: found {rows.dtype} of shape {tuple(rows.shape)}, allowed: one row number or more"
+                f"shards[{i}]: got {rows.dtype} of shape {tuple(rows.shape)}, expected one row number or more"
             )
         rows = rows.to(torch.int64)
         if int(rows.min()) < 0 or int(rows.max()) >= samples:
             found = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
-            raise DataError(f"shards[{i}]: found row {found}, allowed: 0 to {samples - 1}")
+            raise DataError(f"shards[{i}]: got row {found}, expected 0 to {samples - 1}")
         owners += torch.bincount(rows, minlength=samples)
         sets.append(rows)
     if not sets or int(owners.max()) > 1:
         found_twice = f"row {int(owners.argmax())} {int(owners.max())} times" if sets else "no clients"
-        raise DataError(f"shards: found {found_twice}, allowed: at least one client, and every row at most once")
+        raise DataError(f"shards: got {found_twice}, expected at least one client, and every row at most once")
     return tuple(sets)
 
 
@@ -153,10 +147,10 @@ def _tensor(values: Any, what: str) -> Tensor:
         return values.detach().cpu()
     try:
         if np.ma.is_masked(values):
-            raise DataError(f"{what}: found masked values, allowed: a number everywhere; fill them first")
+            raise DataError(f"{what}: got masked values, expected a number everywhere; fill them first")
         array = np.asarray(values)
         if not array.flags.writeable or any(step < 0 for step in array.strides):
             array = array.copy()
         return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{what}: {error}; allowed: a NumPy array or torch tensor of numbers") from None
+        raise DataError(f"{what}: {error}; expected a NumPy array or torch tensor of numbers") from None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crfl.data import arrays
-from crfl.devices import usable
+from crfl.devices import resolve_device
 from crfl.errors import DataError
 
 if TYPE_CHECKING:
@@ -134,14 +134,14 @@ class FederatedData:
             ("feature_names", self.feature_names, self.num_features if self.feature_names else 0),
         ):
             if len(names) != count or len(set(names)) < count:
-                raise DataError(f"{what}: found {len(names)} ({len(set(names))} different), allowed: {count} different")
+                raise DataError(f"{what}: got {len(names)} ({len(set(names))} different), expected {count} different")
         sides = self.image_shape
         if sides is not None and (
             len(sides) != 2
             or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sides)
             or math.prod(sides) != self.num_features
         ):
-            raise DataError(f"image_shape: found {sides}, allowed: (height, width) of {self.num_features} pixels")
+            raise DataError(f"image_shape: got {sides}, expected (height, width) of {self.num_features} pixels")
 
     @classmethod
     def from_arrays(
@@ -176,7 +176,7 @@ class FederatedData:
         held_out, _ = arrays.features(test_x, "test_x", shape)
         train_y, held_out_y = arrays.labels(y, len(train_x), "y"), arrays.labels(test_y, len(held_out), "test_y")
         if held_out.shape[1] != train_x.shape[1]:
-            raise DataError(f"test_x: found {held_out.shape[1]} features, allowed: {train_x.shape[1]} as in x")
+            raise DataError(f"test_x: got {held_out.shape[1]} features, expected {train_x.shape[1]} as in x")
         classes = arrays.number_of_classes(num_classes, train_y, held_out_y)
         domain = None if domain is None else arrays.interval(domain)
         scale = arrays.factor(scale, train_x, held_out)
@@ -223,7 +223,7 @@ class FederatedData:
 
         SettingsError if PyTorch cannot use the device.
         """
-        device = usable(device)
+        device = resolve_device(device)
         return replace(self, x=self.x.to(device), y=self.y.to(device), test=self.test.to(device))
 
     @cached_property
@@ -257,7 +257,7 @@ def _per_client(
 ) -> tuple[Tensor, Tensor, list[Tensor], tuple[int, int] | None]:
     """One array a client -> all samples in one, the rows of each client, and the image shape if they are images."""
     if not isinstance(x, (list, tuple)) or not isinstance(y, (list, tuple)) or len(x) != len(y) or not x:
-        raise DataError("x, y: allowed: two lists of equal length, one array for each client; or arrays and shards")
+        raise DataError("x, y: expected two lists of equal length, one array for each client; or arrays and shards")
     xs = []
     for i, values in enumerate(x):
         client_x, image_shape = arrays.features(values, f"x[{i}]", image_shape)
@@ -265,7 +265,7 @@ def _per_client(
     ys = [arrays.labels(values, len(xs[i]), f"y[{i}]") for i, values in enumerate(y)]
     widths = {values.shape[1] for values in xs}
     if len(widths) > 1:
-        raise DataError(f"x: found clients with {sorted(widths)} features, allowed: the same number for all")
+        raise DataError(f"x: got clients with {sorted(widths)} features, expected the same number for all")
     ends = np.cumsum([len(labels) for labels in ys])
     shards = [torch.arange(int(end) - len(labels), int(end)) for end, labels in zip(ends, ys, strict=True)]
     return torch.cat(xs), torch.cat(ys), shards, image_shape

@@ -77,11 +77,11 @@ def _read(name: str, raw: Path, classes: int, train: bool) -> tuple[Tensor, Tens
     else:
         if images.shape[1:] != IMAGE_SHAPE or len(images) != len(labels) or not len(labels):
             problem = (
-                f"holds images of shape {tuple(images.shape)} and {len(labels)} labels, allowed: images of 28 x 28 "
+                f"holds images of shape {tuple(images.shape)} and {len(labels)} labels, expected images of 28 x 28 "
                 "pixels, one label an image"
             )
         elif int(labels.max()) >= classes:
-            problem = f"holds labels {int(labels.min())} to {int(labels.max())}, allowed: 0 to {classes - 1}"
+            problem = f"holds labels {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}"
         else:
             if name == "emnist":
                 for block in images.split(4096):  # turned in place: a second copy would be 550 MB
@@ -101,10 +101,10 @@ def _idx(file: Path, ndim: int) -> npt.NDArray[np.uint8]:
         header = content.read(start)
     magic = bytes([0, 0, 8, ndim])  # 8: unsigned bytes
     if header[:4] != magic:
-        raise ValueError(f"{file.name} begins with {header[:4].hex(' ') or 'nothing'}, allowed: {magic.hex(' ')}")
+        raise ValueError(f"{file.name} begins with {header[:4].hex(' ') or 'nothing'}, expected {magic.hex(' ')}")
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, start, 4)]
     if size != start + math.prod(shape):
-        raise ValueError(f"{file.name} has {size} bytes, allowed: {start + math.prod(shape)} by its header")
+        raise ValueError(f"{file.name} has {size} bytes, expected {start + math.prod(shape)} by its header")
     return np.fromfile(file, dtype=np.uint8, offset=start).reshape(shape)
 
 

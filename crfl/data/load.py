@@ -24,7 +24,7 @@ def load_data(exp: Experiment, download: bool = True) -> FederatedData:
     loaders = {"digits": _digits, "mnist": _mnist, "emnist": _emnist, "loan": _loan}
     if exp.data.name not in loaders:
         raise DataError(
-            f"data.name: found {exp.data.name!r}, which is not loaded from settings; make it by "
+            f"data.name: got {exp.data.name!r}, which is not loaded from settings; make it by "
             "FederatedData.from_arrays and pass it to train"
         )
     data = loaders[exp.data.name](exp, download)
@@ -41,13 +41,13 @@ def check_fits(exp: Experiment, data: FederatedData) -> None:
     """DataError unless every client fills a batch and has its learning rate. (The attack's plan checks the attack.)"""
     rates, clients = exp.local.learning_rate, len(data.shards)
     if isinstance(rates, tuple) and len(rates) != clients:
-        raise DataError(f"local.learning_rate: found {len(rates)}, allowed: one, or one for each of {clients} clients")
+        raise DataError(f"local.learning_rate: got {len(rates)}, expected one, or one for each of {clients} clients")
     smallest = 1 if exp.local.keep_last_batch else exp.local.batch_size
     short = [(name, size) for name, size in zip(data.client_names, data.sizes, strict=True) if size < smallest]
     if short:
         (name, size), others = short[0], f" (so have {len(short) - 1} other clients)" if len(short) > 1 else ""
         raise DataError(
-            f"{name} has {size} training samples{others}, allowed: at least one batch of {smallest}; "
+            f"{name} has {size} training samples{others}, expected at least one batch of {smallest}; "
             f"{'lower local.batch_size or ' if size else ''}choose other data.clients"
         )
 
@@ -113,12 +113,12 @@ def _deal(exp: Experiment, y: Tensor) -> partition.Shards:
     """Rows of each client for data without natural clients."""
     clients, generator = exp.data.clients, stream(exp.seed, "partition")
     if not isinstance(clients, int):
-        raise DataError(f"data.clients: found {list(clients)}, allowed for {exp.data.name}: a number of clients")
+        raise DataError(f"data.clients: got {list(clients)}, expected for {exp.data.name}: a number of clients")
     if exp.data.partition == "iid":
         return partition.iid(len(y), clients, generator)
     if exp.data.partition == "dirichlet":
         return partition.dirichlet(y, clients, exp.data.dirichlet_alpha, generator)
     raise DataError(
-        f"data.partition: found {exp.data.partition!r}, allowed for {exp.data.name}: 'iid' or 'dirichlet' "
+        f"data.partition: got {exp.data.partition!r}, expected for {exp.data.name}: 'iid' or 'dirichlet' "
         "(only loan has natural clients)"
     )

@@ -43,7 +43,7 @@ def dirichlet(y: Tensor | npt.NDArray[np.int64], clients: int, alpha: float, gen
     """
     _check_count(len(y), clients)
     if not 0 < alpha < np.inf:
-        raise DataError(f"alpha: found {alpha}, allowed: a positive number")
+        raise DataError(f"alpha: got {alpha}, expected a positive number")
     y = torch.as_tensor(y)
     random = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
     owner = torch.empty(len(y), dtype=torch.int64)
@@ -64,10 +64,10 @@ def natural(keys: npt.ArrayLike, clients: Sequence[Any] | None = None) -> Shards
     try:
         values, inverse = np.unique(np.asarray(keys), return_inverse=True)
     except TypeError as error:
-        raise DataError(f"partition: keys that cannot be sorted ({error}), allowed: numbers or words") from None
+        raise DataError(f"partition: keys that cannot be sorted ({error}), expected numbers or words") from None
     wanted = values.tolist() if clients is None else list(clients)
     if len(set(wanted)) < len(wanted):
-        raise DataError(f"partition: found clients {wanted}, allowed: every key once")
+        raise DataError(f"partition: got clients {wanted}, expected every key once")
     number = {key: client for client, key in enumerate(wanted)}
     owner = np.array([number.get(key, -1) for key in values.tolist()], dtype=np.int64)[inverse.reshape(-1)]
     shards = _rows_of(owner, len(wanted))
@@ -94,4 +94,4 @@ def _rows_of(owner: npt.NDArray[np.int64], clients: int) -> Shards:
 
 def _check_count(samples: int, clients: int) -> None:
     if not isinstance(clients, (int, np.integer)) or not 1 <= clients <= samples:
-        raise DataError(f"data.clients: found {clients}, allowed: 1 to the number of training samples = {samples}")
+        raise DataError(f"data.clients: got {clients}, expected 1 to the number of training samples = {samples}")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from crfl.training.record import AttackerRecord, RoundRecord, TrainingRecord
+from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
 
 
 def attacker(client=0, **changes):

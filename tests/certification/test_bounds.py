@@ -127,6 +127,6 @@ def test_wrong_inputs_are_named():
 
 def test_levels_too_small_for_the_quantiles_are_refused():
     counts = np.array([[964, 36]])
-    with pytest.raises(CertificateError, match="alpha: found 1e-300"):
+    with pytest.raises(CertificateError, match="alpha: got 1e-300"):
         clopper_pearson(counts, counts, 1e-300)
     assert 0 < clopper_pearson(counts, counts, 1e-199).p_a[0] < 0.964

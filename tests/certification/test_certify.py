@@ -169,9 +169,9 @@ def test_votes_are_reused(run, data):
     some = crfl.certify(few, data.test, votes=first.votes)
     np.testing.assert_array_equal(some.votes.counts, first.votes.counts[some.indices])
     np.testing.assert_array_equal(crfl.certify(few, data.test, votes=some.votes).radius, some.radius)
-    with pytest.raises(CertificateError, match="votes: found noise"):
+    with pytest.raises(CertificateError, match="votes: got noise"):
         crfl.certify(changed(run, smoothing__noise=0.02), data.test, votes=first.votes)
-    with pytest.raises(CertificateError, match="votes: found 10 test samples"):
+    with pytest.raises(CertificateError, match="votes: got 10 test samples"):
         crfl.certify(run, data.test, votes=replace(first.votes, counts=first.votes.counts[:10]))
 
 
@@ -270,7 +270,7 @@ def test_any_round_knows_who_would_take_part(run, data):
     """Attackers who bring themselves in take part in another round than on record."""
     drawn = changed(run, server__participation=0.5)
     crfl.certify(drawn, data.test, kind="margin", attack_round="any")
-    with pytest.raises(CertificateError, match=r"attack_round: 'any' .* attack\.always_present"):
+    with pytest.raises(CertificateError, match=r"attack_round: 'any' .* attack\.force_participation"):
         crfl.certify(changed(drawn, attack__always_present=True), data.test, kind="margin", attack_round="any")
     crfl.certify(changed(drawn, attack__always_present=True), data.test, kind="margin")
 
@@ -279,7 +279,7 @@ def test_attackers_that_differ(data):
     """Theorem 1's strength, which ignores labels, does not say who is the strongest."""
     each = [{"labels": "keep", "poisoned_per_batch": 20}, {"poisoned_per_batch": 19}]
     changes = {"attack.round": 12, "attack.clients": 2, "attack.scale": 30.0, "attack.magnitude": 0.001}
-    mixed, benign = crfl.train_pair(EXP.override({**changes, "attack.each": each}), data)
+    mixed, benign = crfl.train_pair(EXP.override({**changes, "attack.per_attacker": each}), data)
     cert = crfl.certify(mixed, data.test, kind="margin")
     other = benign.model.logits(benign.params, data.test.x).argmax(1).numpy()
     assert (other != cert.prediction).mean() > 0.3
@@ -332,10 +332,10 @@ def test_refusals_name_the_reason(run, data):
         with pytest.raises(CertificateError, match=match):
             crfl.certify(run, data.test, **options)
 
-    refused("kind: found 'sharp'", kind="sharp")
-    refused("bounds: found 'bayes'", bounds="bayes")
+    refused("kind: got 'sharp'", kind="sharp")
+    refused("bounds: got 'bayes'", bounds="bayes")
     refused("leave `bounds`", kind="margin", bounds="exact")
-    refused("attack_round: found 3", attack_round=3)
+    refused("attack_round: got 3", attack_round=3)
     refused("of one round", attack_round="any")
     refused("attack_clip_norm", kind="margin", attack_clip_norm=3.0)
     votes = crfl.certify(run, data.test).votes
@@ -351,7 +351,7 @@ def test_refusals_name_the_reason(run, data):
         run, lambda r: replace(r, attackers=tuple(replace(a, update="nan", update_norm=1.0) for a in r.attackers))
     )
     refused("backdoors only", run=bad)
-    with pytest.raises(CertificateError, match="test: found x of shape"):
+    with pytest.raises(CertificateError, match="test: got x of shape"):
         crfl.certify(run, SimpleNamespace(x=torch.zeros(3, 5)))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crfl.certification import exact_bounds, margin_budget, smoothing_budget
 from crfl.certification.coupled import check_coupled, smoothing_budget_from_logs
 from crfl.errors import CertificateError
-from crfl.training.record import DroppedRecord
+from crfl.record import DroppedRecord
 from tests.certification.records import attacker, make_record, make_round
 
 

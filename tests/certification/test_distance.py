@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from crfl.certification import sharp_lipschitz
 from crfl.certification._monotone import largest_below
-from crfl.certification.distance import CoupledScenario, _clipped
-from crfl.certification.rounds import RoundBounds
+from crfl.certification.coupling.distance import CoupledScenario, _clipped
+from crfl.certification.coupling.rounds import RoundBounds
 from crfl.errors import CertificateError
 from tests.certification.records import attacker, make_record, make_round
 

@@ -147,5 +147,5 @@ def test_extreme_logits_and_shapes():
     with np.errstate(all="raise"):
         bounds = exact_bounds([[1e308, -1e308], [0.0, 0.0]], [1.0, 1.0])
     assert bounds.p_a == pytest.approx([1.0, 0.5], rel=1e-14)
-    with pytest.raises(CertificateError, match=r"noise_stds: found shape \(2, 1\)"):
+    with pytest.raises(CertificateError, match=r"noise_stds: got shape \(2, 1\)"):
         exact_bounds([[1.0, 0.0]] * 2, [[1.0], [1.0]])

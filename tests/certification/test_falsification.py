@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import crfl
+from crfl.attack import triggers
 from crfl.certification.coupled import check_coupled
-from crfl.certification.distance import CoupledScenario
+from crfl.certification.coupling.distance import CoupledScenario
 from crfl.errors import CertificateError
-from crfl.training import triggers
 
 BASE = crfl.Experiment().override({"server.rounds": 8, "attack.round": 3, "attack.magnitude": 0.3})
 SETTINGS = {
@@ -35,7 +35,7 @@ SETTINGS = {
     "weight decay": {"local.weight_decay": 0.3},
     "weight decay, several rounds": {"local.weight_decay": 0.5, "attack.round": (1, 5), "attack.scale": 20.0},
     "two epochs, last batch kept": {"local.epochs": 2, "local.keep_last_batch": True, "local.batch_size": 37},
-    "partial participation": {"server.participation": 0.5, "attack.always_present": True, "attack.clients": 3},
+    "partial participation": {"server.participation": 0.5, "attack.force_participation": True, "attack.clients": 3},
     "weighted mean": {"server.aggregation": "weighted_mean", "data.partition": "dirichlet", "local.batch_size": 5},
     "largest step": {"local.learning_rate": 0.1629, "attack.round": (2, 6)},
     "clipped updates": {"server.update_clip": 2.5, "attack.scale": 40.0, "attack.round": (3, 6), "attack.clients": 2},
@@ -61,7 +61,7 @@ def _steepest(monkeypatch):
 
 def pair(exp):
     """The poisoned run and its benign counterpart."""
-    return crfl.train_stack([exp, exp], crfl.load_data(exp), benign=[False, True])
+    return crfl.train_many([exp, exp], crfl.load_data(exp), benign=[False, True])
 
 
 def same_prediction(run, other, x):
@@ -164,7 +164,7 @@ def test_published_is_violated_by_inputs_outside_the_unit_ball(monkeypatch):
         "attack": {"round": 300, "scale": 20.0, "labels": "keep", "poisoned_per_batch": 40, "trigger": "shift"},
     }
     exp, data = crfl.Experiment(**settings), far_from_the_origin()
-    attacked, benign = crfl.train_stack([exp, exp], data, benign=[False, True])
+    attacked, benign = crfl.train_many([exp, exp], data, benign=[False, True])
     same = same_prediction(attacked, benign, data.test.x)
     published = crfl.certify(attacked, data.test, bounds="exact")
     assert (~published.abstained & (published.radius >= 0.05) & ~same).sum() > 10

@@ -19,7 +19,7 @@ def runs():
     """The attacked run, its benign counterpart, and the test set."""
     exp = crfl.Experiment.from_yaml(Path(__file__).parents[2] / "configs" / "mnist.yaml")
     data = crfl.load_data(exp)
-    return *crfl.train_stack([exp, exp], data, benign=[False, True]), data.test
+    return *crfl.train_many([exp, exp], data, benign=[False, True]), data.test
 
 
 def test_published_by_sampling(runs):

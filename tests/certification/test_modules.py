@@ -9,8 +9,8 @@ from torch import nn
 
 from crfl.certification import clopper_pearson, smoothing, smoothing_budget
 from crfl.certification.smoothing import smooth
-from crfl.training.models import SoftmaxRegression
-from crfl.training.modules import ModuleModel
+from crfl.models.module import ModuleModel
+from crfl.models.softmax import SoftmaxRegression
 
 
 def networks():

@@ -7,7 +7,7 @@ import torch
 from crfl.certification import exact_bounds, smoothing
 from crfl.certification.smoothing import smooth
 from crfl.errors import CertificateError
-from crfl.training.models import SoftmaxRegression
+from crfl.models.softmax import SoftmaxRegression
 
 MODEL = SoftmaxRegression(7, 4)
 

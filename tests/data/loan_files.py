@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crfl.data.loan_schema import CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, STATES
+from crfl.data.loan.schema import CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, STATES
 
 SIX_MORE = "fico_range_low fico_range_high last_fico_range_high last_fico_range_low sec_app_fico_range_low "
 SIX_MORE = (SIX_MORE + "sec_app_fico_range_high").split()

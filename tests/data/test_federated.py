@@ -96,9 +96,9 @@ def test_a_split_of_rows_is_the_split_of_a_copy():
 def test_images_of_different_shapes_are_refused():
     images = [np.zeros((4, 2, 3), np.uint8), np.zeros((4, 3, 2), np.uint8)]
     y = [np.arange(4) % 2] * 2
-    with pytest.raises(DataError, match=r"x\[1\]: found images of shape \(3, 2\), allowed: \(2, 3\)"):
+    with pytest.raises(DataError, match=r"x\[1\]: got images of shape \(3, 2\), expected \(2, 3\)"):
         FederatedData.from_arrays(images, y, images[0], y[0])
-    with pytest.raises(DataError, match=r"test_x: found images of shape \(1, 6\), allowed: \(2, 3\)"):
+    with pytest.raises(DataError, match=r"test_x: got images of shape \(1, 6\), expected \(2, 3\)"):
         FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 1, 6), y[0])
     assert FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 6), y[0]).image_shape == (2, 3)
 
@@ -115,7 +115,7 @@ def test_features_at_the_bounds_of_the_domain(high):
 def test_numbers_may_be_tensors():
     data = make(scale=torch.tensor(0.5), num_classes=torch.tensor(5))
     assert (data.scale, data.num_classes) == (0.5, 5)
-    with pytest.raises(DataError, match="scale: found True"):
+    with pytest.raises(DataError, match="scale: got True"):
         make(scale=True)
 
 
@@ -141,34 +141,34 @@ def changed(array, index, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": changed(X, (3, 2), np.nan)}, "x: found nan at row 3, feature 2"),
-        ({"test_x": changed(X[:5], (1, 0), 1e39)}, "test_x: found inf at row 1, feature 0"),
-        ({"x": changed(X, (7, 1), 1.5), "domain": (0, 1)}, "x: found 1.5 at row 7, feature 1, allowed: 0.0 to 1.0"),
-        ({"test_x": changed(X[:5], (4, 2), -0.5), "domain": (0, 1)}, "test_x: found -0.5 at row 4, feature 2"),
+        ({"x": changed(X, (3, 2), np.nan)}, "x: got nan at row 3, feature 2"),
+        ({"test_x": changed(X[:5], (1, 0), 1e39)}, "test_x: got inf at row 1, feature 0"),
+        ({"x": changed(X, (7, 1), 1.5), "domain": (0, 1)}, "x: got 1.5 at row 7, feature 1, expected 0.0 to 1.0"),
+        ({"test_x": changed(X[:5], (4, 2), -0.5), "domain": (0, 1)}, "test_x: got -0.5 at row 4, feature 2"),
         ({"domain": (1, 0)}, "domain: found"),
         ({"domain": (0, math.nan)}, "domain: found"),
-        ({"scale": math.nan}, "scale: found nan"),
-        ({"y": changed(Y, 2, -1)}, "y: found label -1 at row 2"),
-        ({"num_classes": 3}, "y: found label 3 at row 3, allowed: 0 to 2"),
-        ({"y": Y.astype(float)}, "y: found torch.float64"),
-        ({"y": Y[:11]}, "allowed: 12 integers"),
-        ({"test_x": X[:5, :2]}, "test_x: found 2 features, allowed: 3"),
-        ({"x": X[:, 0]}, r"x: found torch.float32 of shape \(12,\)"),
-        ({"x": np.full((12, 3), "a")}, "x: .*allowed: a NumPy array or torch tensor"),
-        ({"shards": [range(0, 8), range(8, 13)]}, r"shards\[1\]: found row 12, allowed: 0 to 11"),
-        ({"shards": [range(0, 9), range(8, 12)]}, "shards: found row 8 2 times"),
+        ({"scale": math.nan}, "scale: got nan"),
+        ({"y": changed(Y, 2, -1)}, "y: got label -1 at row 2"),
+        ({"num_classes": 3}, "y: got label 3 at row 3, expected 0 to 2"),
+        ({"y": Y.astype(float)}, "y: got torch.float64"),
+        ({"y": Y[:11]}, "expected 12 integers"),
+        ({"test_x": X[:5, :2]}, "test_x: got 2 features, expected 3"),
+        ({"x": X[:, 0]}, r"x: got torch.float32 of shape \(12,\)"),
+        ({"x": np.full((12, 3), "a")}, "x: .*expected a NumPy array or torch tensor"),
+        ({"shards": [range(0, 8), range(8, 13)]}, r"shards\[1\]: got row 12, expected 0 to 11"),
+        ({"shards": [range(0, 9), range(8, 12)]}, "shards: got row 8 2 times"),
         ({"shards": [range(0, 8), []]}, r"shards\[1\]"),
-        ({"shards": []}, "shards: found no clients"),
+        ({"shards": []}, "shards: got no clients"),
         ({"shards": None}, "two lists of equal length"),
-        ({"client_names": ["a"]}, "client_names: found 1"),
-        ({"class_names": ["a", "a", "b", "c"]}, "class_names: found 4 .3 different"),
+        ({"client_names": ["a"]}, "client_names: got 1"),
+        ({"class_names": ["a", "a", "b", "c"]}, "class_names: got 4 .3 different"),
         ({"feature_names": ["a"]}, "feature_names"),
         *(({"image_shape": shape}, "image_shape") for shape in ((2, 2), (-1, -3), (1.0, 3.0), (3,))),
-        ({"y": changed(Y, 2, 2**31 - 1)}, "y: found label 2147483647, allowed: below 65536 unless num_classes"),
+        ({"y": changed(Y, 2, 2**31 - 1)}, "y: got label 2147483647, expected below 65536 unless num_classes"),
         *(({"num_classes": n}, "num_classes: found") for n in (0, -1, 2.5, "3", True)),
         *(({"scale": scale}, "scale: found") for scale in ("1", None, 0, -1.0, 1e39)),
         *(({"domain": domain}, "domain: found") for domain in ((0,), (0, 1, 2), 5, "ab", (0, math.inf))),
-        ({"x": np.ma.masked_array(X, mask=X > 0.5)}, "x: found masked values"),
+        ({"x": np.ma.masked_array(X, mask=X > 0.5)}, "x: got masked values"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

@@ -104,17 +104,17 @@ def spoiled(content):
     """Ways to spoil the IDX file of 60 images, and what is said of each."""
     size = 16 + 60 * 28 * 28
     return {
-        "cut": (content[:5000], f"train-images-idx3-ubyte has 5000 bytes, allowed: {size} by its header"),
-        "cut in the header": (content[:13], "train-images-idx3-ubyte has 13 bytes, allowed: 16 by its header"),
-        "trailing byte": (content + b"\0", f"train-images-idx3-ubyte has {size + 1} bytes, allowed: {size} by"),
-        "empty": (b"", "train-images-idx3-ubyte begins with nothing, allowed: 00 00 08 03"),
-        "text": (b"<html>not found</html>", "train-images-idx3-ubyte begins with 3c 68 74 6d, allowed: 00 00 08 03"),
+        "cut": (content[:5000], f"train-images-idx3-ubyte has 5000 bytes, expected {size} by its header"),
+        "cut in the header": (content[:13], "train-images-idx3-ubyte has 13 bytes, expected 16 by its header"),
+        "trailing byte": (content + b"\0", f"train-images-idx3-ubyte has {size + 1} bytes, expected {size} by"),
+        "empty": (b"", "train-images-idx3-ubyte begins with nothing, expected 00 00 08 03"),
+        "text": (b"<html>not found</html>", "train-images-idx3-ubyte begins with 3c 68 74 6d, expected 00 00 08 03"),
         "compressed": (gzip.compress(content), "train-images-idx3-ubyte begins with 1f 8b 08 00"),
-        "signed bytes": (b"\0\0\x09\3" + content[4:], "begins with 00 00 09 03, allowed: 00 00 08 03"),
-        "floats": (b"\0\0\x0d\3" + content[4:], "begins with 00 00 0d 03, allowed: 00 00 08 03"),
-        "labels": (idx(np.zeros(60, dtype=np.uint8)), "begins with 00 00 08 01, allowed: 00 00 08 03"),
+        "signed bytes": (b"\0\0\x09\3" + content[4:], "begins with 00 00 09 03, expected 00 00 08 03"),
+        "floats": (b"\0\0\x0d\3" + content[4:], "begins with 00 00 0d 03, expected 00 00 08 03"),
+        "labels": (idx(np.zeros(60, dtype=np.uint8)), "begins with 00 00 08 01, expected 00 00 08 03"),
         "little-endian": (content[:4] + np.array([60, 28, 28], dtype="<u4").tobytes() + content[16:], "bytes, allowed"),
-        "huge": (content[:4] + b"\xff" * 12 + content[16:], f"bytes, allowed: {16 + (2**32 - 1) ** 3} by its header"),
+        "huge": (content[:4] + b"\xff" * 12 + content[16:], f"bytes, expected {16 + (2**32 - 1) ** 3} by its header"),
         "other size": (idx(np.zeros((60, 28, 27), dtype=np.uint8)), r"shape \(60, 28, 27\) and 60 labels"),
         "no images": (idx(np.zeros((0, 28, 28), dtype=np.uint8)), r"shape \(0, 28, 28\) and 60 labels"),
     }
@@ -133,9 +133,9 @@ def test_broken_images_are_named(tmp_path, damage):
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (np.zeros(19), r"images of shape \(20, 28, 28\) and 19 labels, allowed: .* one label an image"),
-        (np.full(20, 10), "labels 10 to 10, allowed: 0 to 9"),
-        (np.zeros((20, 1)), "t10k-labels-idx1-ubyte begins with 00 00 08 02, allowed: 00 00 08 01"),
+        (np.zeros(19), r"images of shape \(20, 28, 28\) and 19 labels, expected .* one label an image"),
+        (np.full(20, 10), "labels 10 to 10, expected 0 to 9"),
+        (np.zeros((20, 1)), "t10k-labels-idx1-ubyte begins with 00 00 08 02, expected 00 00 08 01"),
     ],
 )
 def test_broken_labels_are_named(tmp_path, labels, said):
@@ -182,13 +182,13 @@ def test_a_broken_download_leaves_nothing_and_a_whole_one_is_read(tmp_path, monk
 
 
 def test_settings_that_do_not_suit_the_data(tmp_path):
-    with pytest.raises(DataError, match=r"data.partition: found 'natural', allowed for digits"):
+    with pytest.raises(DataError, match=r"data.partition: got 'natural', expected for digits"):
         load_data(Experiment().override({"data.partition": "natural"}))
-    with pytest.raises(DataError, match=r"data.clients: found \['CT'\], allowed for digits: a number"):
+    with pytest.raises(DataError, match=r"data.clients: got \['CT'\], expected for digits: a number"):
         load_data(Experiment().override({"data.clients": ["CT"]}))
     with pytest.raises(DataError, match=r"client 0 has 14 training samples"):
         load_data(Experiment().override({"data.clients": 100}))
-    with pytest.raises(DataError, match=r"data.name: found 'custom'.*from_arrays"):
+    with pytest.raises(DataError, match=r"data.name: got 'custom'.*from_arrays"):
         load_data(Experiment().override({"data.name": "custom"}))
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from crfl.config import Experiment
-from crfl.data import load_data, loan_cache
+from crfl.data import load_data
+from crfl.data.loan import cache as loan_cache
 from crfl.data.loan import choose_states, load_loans, split, states_of
-from crfl.data.loan_cache import load_table
-from crfl.data.loan_schema import FEATURES, LABELS, STATES
-from crfl.data.loan_table import LoanTable
+from crfl.data.loan.cache import load_table
+from crfl.data.loan.schema import FEATURES, LABELS, STATES
+from crfl.data.loan.table import LoanTable
 from crfl.errors import DataError
 from tests.data import loan_files
 
@@ -50,11 +51,11 @@ def test_the_attackers_states_come_first_then_the_largest():
     assert choose_states(table, 1) == ["CT"]
     assert choose_states(table, 7) == ["CT", "MO", "CA", "TX", "NY", "OH", "IA"]
     assert choose_states(table, ("TX", "IA")) == ["TX", "IA"]
-    with pytest.raises(DataError, match=r"data.clients: found 8, allowed: 1 to 7"):
+    with pytest.raises(DataError, match=r"data.clients: got 8, expected 1 to 7"):
         choose_states(table, 8)
-    with pytest.raises(DataError, match=r"data.clients: found TN, XX, allowed: .* CA, CT, IA"):
+    with pytest.raises(DataError, match=r"data.clients: got TN, XX, expected .* CA, CT, IA"):
         choose_states(table, ("TN", "CA", "XX"))
-    with pytest.raises(DataError, match=r"data.clients: found a state twice"):
+    with pytest.raises(DataError, match=r"data.clients: got a state twice"):
         choose_states(table, ("CA", "CA"))
 
 
@@ -102,7 +103,7 @@ def test_all_states_pooled_and_dealt_out(folder):
     assert len(rows.unique()) == len(rows) == len(torch.cat(training)) // 10 * 10
     assert not set(rows.tolist()) & set(test.tolist())
     assert len(data.test) == len(test)
-    with pytest.raises(DataError, match=r"data.clients: found \['CT'\], allowed.*a number"):
+    with pytest.raises(DataError, match=r"data.clients: got \['CT'\], allowed.*a number"):
         load_data(settings(folder, **{"data.partition": "iid", "data.clients": ["CT"]}))
 
 
@@ -115,7 +116,7 @@ def test_footers_are_noted_and_small_states_named(tmp_path):
     for _ in range(2):  # parsed, then from the cache
         assert load_data(settings(tmp_path, **{"local.batch_size": 1})).notes == ("2 footer rows skipped",)
     with pytest.raises(
-        DataError, match=r"CT has \d+ training samples.* allowed: at least one batch of 200.*data.clients"
+        DataError, match=r"CT has \d+ training samples.* expected at least one batch of 200.*data.clients"
     ):
         load_data(settings(tmp_path, **{"local.batch_size": 200}))
 
@@ -217,7 +218,7 @@ def test_being_killed_while_writing_leaves_no_cache(folder):
     code = f"""
 import os, signal
 from pathlib import Path
-from crfl.data import loan_cache
+from crfl.data.loan import cache as loan_cache
 save = loan_cache.save_file
 def half(tensors, file, metadata):
     save(tensors, file, metadata)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crfl.data.loan_schema import CATEGORICAL, CLIENT, FEATURES, LABEL, WORDS
-from crfl.data.loan_table import read_table
+from crfl.data.loan.schema import CATEGORICAL, CLIENT, FEATURES, LABEL, WORDS
+from crfl.data.loan.table import read_table
 from crfl.errors import DataError
 from tests.data import loan_files
 
@@ -132,5 +132,5 @@ def test_latin_1_matters_only_in_columns_that_are_read(file, records):
     table = read(file, with_word("emp_title"))
     assert_right(table, loan_files.to_bytes(records))
     file.write_bytes(with_word("purpose"))
-    with pytest.raises(DataError, match=r"row 8, column purpose: found 'Caf\?', allowed: words"):
+    with pytest.raises(DataError, match=r"row 8, column purpose: got 'Caf\?', expected words"):
         read_table(file)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crfl.data.loan_schema import CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, NUMERIC, STATES
-from crfl.data.loan_table import read_table
+from crfl.data.loan.schema import CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, NUMERIC, STATES
+from crfl.data.loan.table import read_table
 from crfl.errors import DataError
 from tests.data import loan_files
 
@@ -69,7 +69,7 @@ def test_features_equal_the_reference(file, records, six_more):
 def test_many_blocks_are_read_as_one(file, monkeypatch):
     loan_files.write(file, rows=400)
     whole = read_table(file)
-    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)
+    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 20_000)
     parts = read_table(file)
     np.testing.assert_array_equal(parts.x, whole.x)
     np.testing.assert_array_equal(parts.y, whole.y)
@@ -117,37 +117,37 @@ def test_footers_are_skipped_and_counted(file, records, padded):
     np.testing.assert_array_equal(with_footers.x, table.x)
     np.testing.assert_array_equal(with_footers.y, table.y)
     bad = [*records[:20], *lines[:2], *cell(records, 30, "dti", "much")[20:], lines[2]]
-    refused(file, bad, "row 32, column dti: found invalid value 'much'")
+    refused(file, bad, "row 32, column dti: got invalid value 'much'")
     bad = [*records[:20], *lines[:2], *cell(records, 30, LABEL, "Paid")[20:], lines[2]]
-    refused(file, bad, "row 32, column loan_status: found 'Paid'")
+    refused(file, bad, "row 32, column loan_status: got 'Paid'")
 
 
 def test_rows_are_numbered_right_across_blocks(file, monkeypatch):
     records = loan_files.write(file, rows=400)
     footer = ["Total amount funded in policy code 1: 460296150"]
-    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)
+    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 20_000)
     for name, value in ((LABEL, "Paid"), (CLIENT, "XX"), ("dti", "inf"), ("dti", "?"), ("grade", "B4")):
         bad = [*records[:100], footer, *cell(records, 390, name, value)[100:200], footer]
         bad += cell(records, 390, name, value)[200:]
-        refused(file, bad, f"row 392, column {name}: found ")
+        refused(file, bad, f"row 392, column {name}: got ")
     short = [*records[:100], footer, *records[100:300], records[300][:-1], *records[301:]]
-    refused(file, short, "row 302: found 144 fields, allowed: 145")
+    refused(file, short, "row 302: got 144 fields, expected 145")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (LABEL, "Paid off", "row 5, column loan_status: found 'Paid off', allowed: one of Current, Fully Paid"),
-        (LABEL, "", "row 5, column loan_status: found nothing"),
-        (CLIENT, "Texas", "row 5, column addr_state: found 'Texas', allowed: one of the 50 states"),
-        (CLIENT, "", "row 5, column addr_state: found nothing"),
-        ("dti", "12%", "row 5, column dti: found invalid value '12%', allowed: a number or nothing"),
-        ("annual_inc", "1,200", "row 5, column annual_inc: found invalid value '1,200'"),
+        (LABEL, "Paid off", "row 5, column loan_status: got 'Paid off', expected one of Current, Fully Paid"),
+        (LABEL, "", "row 5, column loan_status: got nothing"),
+        (CLIENT, "Texas", "row 5, column addr_state: got 'Texas', expected one of the 50 states"),
+        (CLIENT, "", "row 5, column addr_state: got nothing"),
+        ("dti", "12%", "row 5, column dti: got invalid value '12%', expected a number or nothing"),
+        ("annual_inc", "1,200", "row 5, column annual_inc: got invalid value '1,200'"),
         ("loan_amnt", " 36 months", "row 5, column loan_amnt"),
-        ("revol_bal", "inf", "row 5, column revol_bal: found inf, allowed: a finite number"),
-        ("revol_bal", "1e999", "row 5, column revol_bal: found inf"),
-        ("purpose", "12.5", "row 5, column purpose: found '12.5', allowed: words like"),
-        ("grade", "B4", r"row 5, column grade: found 'B4', allowed: words like .*are the columns named rightly"),
+        ("revol_bal", "inf", "row 5, column revol_bal: got inf, expected a finite number"),
+        ("revol_bal", "1e999", "row 5, column revol_bal: got inf"),
+        ("purpose", "12.5", "row 5, column purpose: got '12.5', expected words like"),
+        ("grade", "B4", r"row 5, column grade: got 'B4', expected words like .*are the columns named rightly"),
         ("grade", "\x00", "row 5, column grade"),
     ],
 )
@@ -157,9 +157,9 @@ def test_bad_cells_are_named(file, records, name, value, message):
 
 def test_bad_rows_and_files_are_named(file, records):
     content = loan_files.to_bytes(records)
-    refused(file, [*records[:9], [*records[9], "x"], *records[10:]], "row 10: found 146 fields, allowed: 145")
-    refused(file, [*records[:9], records[9][1:], *records[10:]], "row 10: found 144 fields")
-    refused(file, content[: -len(content) // 100], r"row 61: found \d+ fields.*cut off")
+    refused(file, [*records[:9], [*records[9], "x"], *records[10:]], "row 10: got 146 fields, expected 145")
+    refused(file, [*records[:9], records[9][1:], *records[10:]], "row 10: got 144 fields")
+    refused(file, content[: -len(content) // 100], r"row 61: got \d+ fields.*cut off")
     refused(file, b"", "first line is empty")
     refused(file, b"\n\n", "first line is empty")
     refused(file, records[:1], "holds no loans")
@@ -190,7 +190,7 @@ def test_too_many_different_words_are_refused(file, records):
     for number, record in enumerate(records[1:] * 2):
         word = chr(65 + number % 26) + chr(65 + number // 26)
         many.append(cell([records[0], record], 2, "purpose", word)[1])
-    refused(file, many, r"row 66, column purpose: found .*at most 64 different words; are the columns named rightly\?")
+    refused(file, many, r"row 66, column purpose: got .*at most 64 different words; are the columns named rightly\?")
 
 
 def test_quotes(file, records):
@@ -214,13 +214,13 @@ def test_a_quote_that_swallows_a_row_is_found_under_any_line_ends(file, records,
     lines[20:22] = [lines[20].replace(b",", b',"', 1), first + b"," + second + b'",' + rest]
     ends = [end or (b"\n", b"\r")[number % 2] for number in range(len(lines))]
     content = b"".join(line + e for line, e in zip(lines, ends, strict=True))
-    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 1 + content.index(b"\r") if end == b"\r\n" else 1 << 22)
+    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 1 + content.index(b"\r") if end == b"\r\n" else 1 << 22)
     refused(file, content if last else content.rstrip(b"\r\n"), "row 21, column member_id: a quote swallows")
 
 
 def test_blank_lines_count_as_rows_and_not_as_loans(file, records):
     lines = plain_lines(cell(records, 10, "loan_amnt", "much"))
-    refused(file, b"\n".join([*lines[:4], b"", b"", *lines[4:]]), "row 12, column loan_amnt: found .* 'much'")
+    refused(file, b"\n".join([*lines[:4], b"", b"", *lines[4:]]), "row 12, column loan_amnt: got .* 'much'")
     lines = plain_lines(records)
     file.write_bytes(b"\n".join([*lines[:4], b"", b"", *lines[4:], b"", b""]))
     table = read_table(file)
@@ -231,12 +231,12 @@ def test_a_header_alone_and_a_range_too_wide(file, records):
     for content in (plain_lines(records)[0], plain_lines(records)[0] + b"\n"):
         refused(file, content, "holds no loans")
     wide = cell(cell(records, 4, "loan_amnt", "1e308"), 5, "loan_amnt", "-1e308")
-    refused(file, wide, r"column loan_amnt: found -1e\+308 to 1e\+308, allowed: a finite range")
+    refused(file, wide, r"column loan_amnt: got -1e\+308 to 1e\+308, expected a finite range")
 
 
 def test_a_quote_that_swallows_more_than_a_block(file, monkeypatch):
     records = loan_files.write(file, rows=400)
-    monkeypatch.setattr("crfl.data.loan_csv._BLOCK", 20_000)
+    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 20_000)
     lines = plain_lines(records)
     refused(file, b"\n".join([*lines[:50], b'"' + lines[50], *lines[51:]]), "Is a quote never closed")
 

@@ -66,9 +66,9 @@ def test_natural_partition_follows_the_keys():
 
 
 def test_partitions_refuse_what_cannot_be_dealt_out():
-    with pytest.raises(DataError, match=r"data\.clients: found 11, allowed: 1 to .* 10"):
+    with pytest.raises(DataError, match=r"data\.clients: got 11, expected 1 to .* 10"):
         iid(10, 11, stream(0, "partition"))
-    with pytest.raises(DataError, match=r"data\.clients: found 0"):
+    with pytest.raises(DataError, match=r"data\.clients: got 0"):
         dirichlet(torch.zeros(3, dtype=torch.int64), 0, 1.0, stream(0, "partition"))
     with pytest.raises(DataError, match="no sample has the key 'z'"):
         natural(["a"], ["a", "z"])
@@ -90,5 +90,5 @@ def test_dirichlet_at_its_extremes():
 def test_what_is_no_partition():
     with pytest.raises(DataError, match="keys that cannot be sorted"):
         natural(["a", None])
-    with pytest.raises(DataError, match=r"data.clients: found 2\.0"):
+    with pytest.raises(DataError, match=r"data.clients: got 2\.0"):
         iid(5, 2.0, stream(0, "partition"))

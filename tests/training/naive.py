@@ -37,7 +37,7 @@ def naive_rounds(exp, data, *, benign=False, defended=True, attacked=True):
                 bound = exp.server.update_clip
                 updates[i] = update if bound is None or update.norm() <= bound else update * (bound / update.norm())
         sizes = [len(data.shards[i]) for i in updates]
-        moved, weights = RULES[exp.server.aggregation](list(updates.values()), sizes, exp.server.tolerated)
+        moved, weights = RULES[exp.server.aggregation](list(updates.values()), sizes, exp.server.num_byzantine)
         history.append(dict(zip(updates, weights, strict=True)))
         w = w + moved
         rho = min(exp.server.clip.start + exp.server.clip.slope * t, exp.server.clip.cap)
@@ -56,7 +56,7 @@ def crew_of(exp, data, t):
         return {}
     if not isinstance(a.clients, int):
         members = [c if isinstance(c, int) else data.client_names.index(c) for c in a.clients]
-    elif a.drawn:
+    elif a.random_clients:
         order = torch.randperm(len(data.shards), generator=rng.stream(exp.seed, "attackers"))
         members = sorted(order[: a.clients].tolist())
     else:
@@ -65,8 +65,8 @@ def crew_of(exp, data, t):
     for i, client in enumerate(members):
         own = {k: getattr(a, k) for k in ("scale", "poisoned_per_batch", "target", "labels", "trigger", "update")}
         own["magnitude"] = a.magnitude
-        if a.each:
-            own.update({k: v for k, v in a.each[i].model_dump().items() if v is not None})
+        if a.per_attacker:
+            own.update({k: v for k, v in a.per_attacker[i].model_dump().items() if v is not None})
         if not isinstance(own["trigger"], str):
             own["pixel"] = own["magnitude"] / math.sqrt(max(1, len(own["trigger"])))
         if a.distributed:
@@ -82,7 +82,7 @@ def participants(exp, data, t, crew):
     if count == n:
         return list(range(n))
     order = torch.randperm(n, generator=rng.stream(exp.seed, "participation", t)).tolist()
-    if exp.attack.always_present:
+    if exp.attack.force_participation:
         order = [*crew, *(c for c in order if c not in crew)]
         count = max(count, len(crew))
     return sorted(order[:count])

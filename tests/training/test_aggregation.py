@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crfl
+from crfl import aggregation
+from crfl.aggregation import AGGREGATORS, Aggregate, make_aggregator
 from crfl.config import Server
 from crfl.errors import SettingsError, TrainingError
-from crfl.training import aggregation
-from crfl.training.aggregation import AGGREGATORS, Aggregate, make_aggregator
 from tests.training import naive
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -62,7 +62,7 @@ def test_training_under_a_rule_equals_the_naive_loop(uneven, name):
 @pytest.mark.parametrize("n", [5, 8, 9])
 def test_rules_equal_their_loops(name, n):
     updates, sizes = random_updates(n)
-    found = make_aggregator(name)(updates, sizes, Server(tolerated=1))
+    found = make_aggregator(name)(updates, sizes, Server(num_byzantine=1))
     expected, weights = naive.RULES[name](list(updates), sizes.tolist(), 1)
     torch.testing.assert_close(found.update, expected, rtol=1e-5, atol=1e-6)
     assert found.weights.tolist() == pytest.approx(weights, rel=1e-9)
@@ -101,7 +101,7 @@ def test_equal_updates_stay_what_they_are(name):
 def test_robust_rules_withstand_one_huge_update(name, huge):
     updates, sizes = random_updates(seed=3)
     updates[4] = huge
-    found = make_aggregator(name)(updates, sizes, Server(tolerated=1))
+    found = make_aggregator(name)(updates, sizes, Server(num_byzantine=1))
     if name == "rfa" and huge == 1e30:  # it stops too early to forget this one, as its docstring says
         assert 0 < found.update.double().norm() < 1e-6 * updates[4].double().norm()
         return
@@ -196,7 +196,7 @@ def test_weights_of_the_median_of_an_even_number_are_shared_by_the_middle_two():
 def test_ties_share_the_places_left_to_them():
     """1 1 1 2 3 without the largest and the smallest: 1 1 2, of which three clients supply the ones."""
     found = aggregation.trimmed_mean(
-        torch.tensor([[1.0], [3.0], [1.0], [2.0], [1.0]]), torch.ones(5), Server(tolerated=1)
+        torch.tensor([[1.0], [3.0], [1.0], [2.0], [1.0]]), torch.ones(5), Server(num_byzantine=1)
     )
     assert found.update.tolist() == pytest.approx([4 / 3])
     assert found.weights.tolist() == pytest.approx([2 / 9, 0, 2 / 9, 1 / 3, 2 / 9])
@@ -213,18 +213,20 @@ def test_sorted_blocks_of_coordinates_change_nothing(monkeypatch):
 
 def test_krum_takes_the_one_with_the_closest_company():
     updates = torch.tensor([[0.0], [0.1], [0.25], [0.3], [9.0]])
-    assert aggregation.krum(updates, torch.ones(5), Server(tolerated=1)).weights.tolist() == [0, 0, 1, 0, 0]
-    several = aggregation.multi_krum(updates, torch.ones(5), Server(tolerated=1))
+    assert aggregation.krum(updates, torch.ones(5), Server(num_byzantine=1)).weights.tolist() == [0, 0, 1, 0, 0]
+    several = aggregation.multi_krum(updates, torch.ones(5), Server(num_byzantine=1))
     assert several.weights.tolist() == [0.25, 0.25, 0.25, 0.25, 0]
 
 
 @pytest.mark.parametrize(("name", "n"), [("trimmed_mean", 4), ("krum", 6), ("multi_krum", 6)])
 def test_too_few_clients_for_a_rule(name, n):
     """Settings refuse it; dropped clients may still lead there."""
-    with pytest.raises(TrainingError, match=rf"{name} with server.tolerated = 2 needs {n + 1} clients"):
-        make_aggregator(name)(torch.randn(n, 3), torch.ones(n), Server(tolerated=2))
-    with pytest.raises(SettingsError, match=rf"server.tolerated: found 2, allowed: 0 to 1 with {name} and {n} clients"):
-        EXP.override({"data.clients": n, "server.aggregation": name, "server.tolerated": 2})
+    with pytest.raises(TrainingError, match=rf"{name} with server.num_byzantine = 2 needs {n + 1} clients"):
+        make_aggregator(name)(torch.randn(n, 3), torch.ones(n), Server(num_byzantine=2))
+    with pytest.raises(
+        SettingsError, match=rf"server.num_byzantine: got 2, expected 0 to 1 with {name} and {n} clients"
+    ):
+        EXP.override({"data.clients": n, "server.aggregation": name, "server.num_byzantine": 2})
 
 
 # One's own
@@ -256,7 +258,7 @@ def test_ones_own_rule(uneven, monkeypatch):
 )
 def test_a_broken_rule_is_named(uneven, monkeypatch, wrong):
     monkeypatch.setitem(AGGREGATORS, "wrong", wrong)
-    with pytest.raises(TrainingError, match=r"server.aggregation: 'wrong' returned .*allowed: an Aggregate"):
+    with pytest.raises(TrainingError, match=r"server.aggregation: 'wrong' returned .*expected an Aggregate"):
         crfl.train(EXP.override({"server.aggregation": "wrong", "data.clients": 7}), uneven)
 
 

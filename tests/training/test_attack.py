@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import crfl
-from crfl import store
+from crfl.attack.malicious import MALICIOUS
+from crfl.attack.plan import Plan
+from crfl.attack.triggers import TRIGGERS, Pattern, edge_cases, make_trigger
 from crfl.data.federated import FederatedData, Split
-from crfl.errors import DataError, HostileUpdateWarning, SettingsError, TrainingError
-from crfl.training.attack import Plan
-from crfl.training.malicious import MALICIOUS
-from crfl.training.server import project
-from crfl.training.triggers import TRIGGERS, Pattern, edge_cases, make_trigger
+from crfl.errors import DataError, InvalidUpdateWarning, SettingsError, TrainingError
+from crfl.runs import store
+from crfl.server import project
 from tests.interrupted import interrupted
 from tests.training.naive import crew_of, naive_rounds
 
@@ -35,21 +35,26 @@ def data():
         {"attack.round": 2, "attack.every": 2, "attack.clients": 2},
         {
             "attack.clients": [7, 2],
-            "attack.each": [{"scale": 20.0, "target": 5}, {"magnitude": 4.0, "trigger": [[0, 0]]}],
+            "attack.per_attacker": [{"scale": 20.0, "target": 5}, {"magnitude": 4.0, "trigger": [[0, 0]]}],
         },
         {"attack.clients": ["client 8", 4]},
-        {"attack.clients": 3, "attack.drawn": True, "attack.scale": "replace"},
+        {"attack.clients": 3, "attack.random_clients": True, "attack.scale": "replace"},
         {"attack.clients": 3, "attack.distributed": True, "attack.trigger": PLACES, **STRONG},
         {"attack.trigger": "full_image", **STRONG},
         {"attack.labels": "keep", **STRONG},
         {"attack.magnitude": 0.0, "attack.trigger": [], "attack.poisoned_per_batch": 9},
         {"attack.update": "sign_flip", "attack.clients": 2},
         {"attack.update": "gaussian", "attack.poisoned_per_batch": 0},
-        {"attack.each": [{"update": "sign_flip"}, {}], "attack.clients": 2},
+        {"attack.per_attacker": [{"update": "sign_flip"}, {}], "attack.clients": 2},
         {"attack.update": "nan", "attack.round": [2, 4]},
         {"server.participation": 0.5, "attack.round": 1, "attack.every": 1, "attack.clients": 4},
-        {"server.participation": 0.3, "attack.clients": [9], "attack.always_present": True},
-        {"server.participation": 0.2, "attack.clients": 5, "attack.always_present": True, "attack.scale": "replace"},
+        {"server.participation": 0.3, "attack.clients": [9], "attack.force_participation": True},
+        {
+            "server.participation": 0.2,
+            "attack.clients": 5,
+            "attack.force_participation": True,
+            "attack.scale": "replace",
+        },
         {"local.learning_rate": [0.01 * i for i in range(1, 11)], "local.weight_decay": 0.05},
         {"server.update_clip": 0.3, "server.participation": 0.7},
         {"server.update_clip": 0.3, "attack.update": "gaussian", "attack.round": [1, 2]},
@@ -57,7 +62,7 @@ def data():
     ids=lambda changes: "-".join(changes),
 )
 @pytest.mark.parametrize("benign", [False, True])
-@pytest.mark.filterwarnings("ignore::crfl.errors.HostileUpdateWarning")
+@pytest.mark.filterwarnings("ignore::crfl.errors.InvalidUpdateWarning")
 def test_equals_the_naive_loop(data, changes, benign):
     exp = BASE.override(changes)
     run = crfl.train(exp, data, benign=benign)
@@ -72,7 +77,7 @@ def test_equals_the_naive_loop(data, changes, benign):
 def test_the_record_tells_each_attackers_part(data):
     changes = {
         "attack.clients": [7, 2],
-        "attack.each": [{"scale": 20.0, "labels": "keep"}, {"magnitude": 4.0, "poisoned_per_batch": 3}],
+        "attack.per_attacker": [{"scale": 20.0, "labels": "keep"}, {"magnitude": 4.0, "poisoned_per_batch": 3}],
         "local.learning_rate": [0.01 * i for i in range(1, 11)],
     }
     first, second = crfl.train(BASE.override(changes), data).record.attack_rounds[0].attackers
@@ -114,7 +119,7 @@ def test_participation_is_drawn_anew_and_knows_no_attack(data):
     assert len(set(draws)) == 6
     other = Plan(exp.override({"attack.round": None}), data)
     assert draws == [tuple(other.participants(t)) for t in range(1, 7)]
-    forced = Plan(exp.override({"attack.always_present": True}), data)
+    forced = Plan(exp.override({"attack.force_participation": True}), data)
     assert {0, 1, 2} < set(forced.participants(3))
     assert len(forced.participants(3)) == 4
     assert [tuple(forced.participants(t)) for t in (1, 2, 4, 5, 6)] == draws[:2] + draws[3:]
@@ -130,9 +135,9 @@ def test_absent_attackers_do_not_attack(data):
 
 
 def test_runs_of_a_stack_may_have_different_participants(data):
-    base = BASE.override({"server.participation": 0.4, "attack.always_present": True})
+    base = BASE.override({"server.participation": 0.4, "attack.force_participation": True})
     stack = [base, base.override({"attack.clients": [9]}), base.override({"server.participation": 0.7})]
-    for together, exp in zip(crfl.train_stack(stack, data), stack, strict=True):
+    for together, exp in zip(crfl.train_many(stack, data), stack, strict=True):
         alone = crfl.train(exp, data)
         torch.testing.assert_close(together.params, alone.params, rtol=0, atol=2e-6)
         assert [r.weights for r in together.record.rounds] == [r.weights for r in alone.record.rounds]
@@ -141,13 +146,17 @@ def test_runs_of_a_stack_may_have_different_participants(data):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"attack.clients": ["nobody"]}, DataError, r"attack.clients: found 'nobody', allowed: .*client 3"),
+        ({"attack.clients": ["nobody"]}, DataError, r"attack.clients: got 'nobody', expected .*client 3"),
         ({"attack.clients": [3, "client 3"]}, DataError, "different clients"),
-        ({"attack.each": [{"target": 10}]}, DataError, r"attack.each.0.target: found 10, allowed: 0 to 9"),
-        ({"attack.update": "shout"}, SettingsError, r"attack.update: found 'shout'.*sign_flip, gaussian, nan"),
-        ({"attack.trigger": "nosuch"}, SettingsError, r"attack.trigger: found 'nosuch'.*full_image"),
-        ({"attack.each": [{"trigger": [[8, 0]]}]}, SettingsError, r"attack.trigger: found pixel \[8, 0\]"),
-        ({"server.aggregation": "best"}, SettingsError, r"server.aggregation: found 'best'.*multi_krum"),
+        (
+            {"attack.per_attacker": [{"target": 10}]},
+            DataError,
+            r"attack.per_attacker.0.target: got 10, expected 0 to 9",
+        ),
+        ({"attack.update": "shout"}, SettingsError, r"attack.update: got 'shout'.*sign_flip, gaussian, nan"),
+        ({"attack.trigger": "nosuch"}, SettingsError, r"attack.trigger: got 'nosuch'.*full_image"),
+        ({"attack.per_attacker": [{"trigger": [[8, 0]]}]}, SettingsError, r"attack.trigger: got pixel \[8, 0\]"),
+        ({"server.aggregation": "best"}, SettingsError, r"server.aggregation: got 'best'.*multi_krum"),
     ],
 )
 def test_what_does_not_fit_is_named(data, changes, error, message):
@@ -196,7 +205,7 @@ def test_edge_cases_replace_samples_by_the_nearest(data, monkeypatch):
     bound = trigger.magnitude(data, 0)
     assert (changed - data.test.x[:20]).norm(dim=1).max() <= bound <= rare.norm(dim=1).max() + data.max_feature_norm
     monkeypatch.setitem(TRIGGERS, "rare", edge_cases(rare[:, :9].numpy()))
-    with pytest.raises(DataError, match=r"edge cases: found shape \(5, 9\), allowed: \(any, 64\)"):
+    with pytest.raises(DataError, match=r"edge cases: got shape \(5, 9\), expected \(any, 64\)"):
         make_trigger(BASE.override({"attack.trigger": "rare"}).attack, data, 0)
 
 
@@ -224,7 +233,7 @@ def test_ones_own_trigger(data, monkeypatch):
 @pytest.mark.parametrize("wrong", [lambda x: x[:, :3], lambda x: x / 0, lambda x: None])
 def test_a_broken_trigger_is_named(data, monkeypatch, wrong):
     monkeypatch.setitem(TRIGGERS, "broken", lambda attack, data, generator: wrong)
-    with pytest.raises(DataError, match=r"attack.trigger: 'broken' made .*allowed: a tensor of the same shape"):
+    with pytest.raises(DataError, match=r"attack.trigger: 'broken' made .*expected a tensor of the same shape"):
         crfl.train(BASE.override({"attack.trigger": "broken"}), data)
 
 
@@ -242,7 +251,7 @@ def test_feature_triggers_by_name(data):
 
 def test_hostile_updates_are_dropped_recorded_and_told(data):
     exp = BASE.override({"attack.update": "nan", "attack.round": [2, 4], "attack.clients": [3]})
-    with pytest.warns(HostileUpdateWarning, match=r"round 2: .*client 3 \(number 3\): not finite") as caught:
+    with pytest.warns(InvalidUpdateWarning, match=r"round 2: .*client 3 \(number 3\): not finite") as caught:
         run = crfl.train(exp, data)
     assert len(caught) == 1  # not again in round 4
     for round_ in run.record.rounds:
@@ -273,11 +282,11 @@ def test_no_hostile_update_reaches_any_rule(data, monkeypatch, rule, name, send,
     """The attacked run is that of the other nine."""
     monkeypatch.setitem(MALICIOUS, name, send)
     exp = BASE.override({"server.aggregation": rule, "server.rounds": 1, "attack.round": 1, "attack.update": name})
-    with pytest.warns(HostileUpdateWarning, match=reason):
+    with pytest.warns(InvalidUpdateWarning, match=reason):
         run = crfl.train(exp, data)
     rest = replace(data, shards=data.shards[1:], client_names=data.client_names[1:])
     monkeypatch.setattr(
-        "crfl.training.clients.rng.keys",
+        "crfl.engines.vectorised.rng.keys",
         lambda seed, purpose, t, clients, *more, _original=crfl.rng.keys: _original(
             seed, purpose, t, [c + 1 for c in clients], *more
         ),
@@ -320,7 +329,7 @@ def test_a_stack_shows_each_run_its_own_backdoor(data, monkeypatch):
         TRIGGERS, "target", lambda attack, data, g: lambda x: x.index_fill(1, torch.tensor([attack.target]), 1.0)
     )
     runs = [BASE.override({"attack.trigger": "target", "attack.target": t, "attack.scale": 30.0}) for t in range(3)]
-    for stacked, exp in zip(crfl.train_stack(runs, data), runs, strict=True):
+    for stacked, exp in zip(crfl.train_many(runs, data), runs, strict=True):
         alone = crfl.train(exp, data).history["attack_success_rate"]
         assert stacked.history["attack_success_rate"].to_numpy() == pytest.approx(alone.to_numpy(), abs=0.02)
 
@@ -328,13 +337,13 @@ def test_a_stack_shows_each_run_its_own_backdoor(data, monkeypatch):
 @pytest.mark.parametrize("magnitude", [math.nan, math.inf, -1.0, "large"])
 def test_a_stated_magnitude_must_be_one(data, monkeypatch, magnitude):
     monkeypatch.setitem(TRIGGERS, "mine", lambda attack, data, g: Pattern(torch.zeros(64), magnitude))
-    with pytest.raises(DataError, match=r"attack.trigger: 'mine' states magnitude .* allowed: a finite number"):
+    with pytest.raises(DataError, match=r"attack.trigger: 'mine' states magnitude .* expected a finite number"):
         crfl.train(BASE.override({"attack.trigger": "mine"}), data)
 
 
 def test_learning_rates_must_fit_the_data_itself(data):
     fewer = replace(data, shards=data.shards[:6], client_names=data.client_names[:6])
-    with pytest.raises(DataError, match=r"local.learning_rate: found 10, allowed: one, or one for each of 6 clients"):
+    with pytest.raises(DataError, match=r"local.learning_rate: got 10, expected one, or one for each of 6 clients"):
         crfl.train(BASE.override({"local.learning_rate": [0.02] * 10}), fewer)
 
 
@@ -364,7 +373,7 @@ def test_a_round_without_any_update_fails_and_can_be_resumed(data, tmp_path, mon
     assert resumed.record == whole.record
 
 
-@pytest.mark.filterwarnings("ignore::crfl.errors.HostileUpdateWarning")
+@pytest.mark.filterwarnings("ignore::crfl.errors.InvalidUpdateWarning")
 def test_who_was_dropped_survives_an_interruption(data, tmp_path):
     exp = BASE.override({"attack.round": [2, 5], "attack.update": "nan"})
     with interrupted(3):
@@ -387,13 +396,13 @@ def test_a_pair_is_a_run_and_its_counterpart(data):
 
 
 def test_a_stack_says_of_each_run_whether_it_is_benign(data):
-    with pytest.raises(SettingsError, match="benign: found 1 values, allowed: one for each of the 2 experiments"):
-        crfl.train_stack([BASE, BASE], data, benign=[True])
+    with pytest.raises(SettingsError, match="benign: got 1 values, expected one for each of the 2 experiments"):
+        crfl.train_many([BASE, BASE], data, benign=[True])
 
 
 def test_many_small_clients_equal_the_naive_loop(monkeypatch):
     """In chunks of a few clients."""
-    monkeypatch.setattr("crfl.training.clients.CHUNK_BYTES", 2**15)
+    monkeypatch.setattr("crfl.engines.vectorised.CHUNK_BYTES", 2**15)
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (2000, 36), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 3, (2000,), generator=generator)
@@ -412,8 +421,8 @@ def test_the_attack_must_fit_the_data_itself():
     exp = crfl.Experiment().override(
         {"local.batch_size": 4, "server.rounds": 2, "attack.round": 1, "attack.trigger": "full_image"}
     )
-    with pytest.raises(DataError, match=r"attack.clients: found 3, allowed: 0 to 2"):
+    with pytest.raises(DataError, match=r"attack.clients: got 3, expected 0 to 2"):
         crfl.train(exp.override({"attack.clients": 3}), data)
-    with pytest.raises(DataError, match=r"attack.target: found 4, allowed: 0 to 3"):
+    with pytest.raises(DataError, match=r"attack.target: got 4, expected 0 to 3"):
         crfl.train(exp.override({"attack.target": 4}), data)
     crfl.train(exp.override({"attack.target": 4, "attack.round": None}), data)

@@ -95,7 +95,7 @@ def test_a_stack_equals_its_runs_alone(data):
         BASE.override(c)
         for c in ({}, {"server.noise": 0.05}, {"attack.scale": 30.0, "attack.clients": 4}, {"attack.round": None})
     ]
-    stacked = crfl.train_stack([*sweep, BASE], data, benign=[False] * 4 + [True])
+    stacked = crfl.train_many([*sweep, BASE], data, benign=[False] * 4 + [True])
     alone = [crfl.train(exp, data) for exp in sweep] + [crfl.train(BASE, data, benign=True)]
     for together, single in zip(stacked, alone, strict=True):
         torch.testing.assert_close(together.params, single.params, rtol=0, atol=1e-5)
@@ -108,14 +108,14 @@ def test_a_stack_equals_its_runs_alone(data):
 
 def test_a_stack_must_share_what_it_shares(data):
     with pytest.raises(SettingsError, match="seed"):
-        crfl.train_stack([BASE, BASE.override({"seed": 1})], data)
+        crfl.train_many([BASE, BASE.override({"seed": 1})], data)
 
 
 def test_what_is_no_stack_and_no_checkpoint(data):
-    with pytest.raises(SettingsError, match="experiments: found none"):
-        crfl.train_stack([], data)
+    with pytest.raises(SettingsError, match="experiments: got none"):
+        crfl.train_many([], data)
     for wrong in (0, -1, BASE.server.rounds + 1, 2.5, "a"):
-        with pytest.raises(SettingsError, match=rf"checkpoints: found {wrong!r}, allowed: rounds 1 to"):
+        with pytest.raises(SettingsError, match=rf"checkpoints: got {wrong!r}, expected rounds 1 to"):
             crfl.train(BASE, data, checkpoints=[wrong])
 
 
@@ -134,7 +134,7 @@ def test_checkpoints_are_the_final_models_of_shorter_runs(data):
 
 def test_client_chunks_change_no_bit_of_a_clients_batches(data, monkeypatch):
     whole = crfl.train(BASE, data)
-    monkeypatch.setattr("crfl.training.clients.CHUNK_BYTES", 1)
+    monkeypatch.setattr("crfl.engines.vectorised.CHUNK_BYTES", 1)
     torch.testing.assert_close(crfl.train(BASE, data).params, whole.params, rtol=0, atol=2e-6)
 
 

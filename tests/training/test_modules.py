@@ -10,7 +10,7 @@ from torch import nn
 import crfl
 from crfl import rng
 from crfl.errors import CertificateError, DataError, StoreError
-from crfl.training.models import SoftmaxRegression
+from crfl.models.softmax import SoftmaxRegression
 
 BASE = crfl.Experiment().override({"server.rounds": 4, "attack.round": 3, "attack.clients": 2, "attack.magnitude": 2.0})
 
@@ -76,7 +76,7 @@ def test_a_network_learns_and_is_left_alone(data):
     model = network().train()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     exp = BASE.override({"server.clip.start": 50.0, "server.noise": 0.0, "server.rounds": 12})
-    run, benign = crfl.train_stack([exp, exp], data, benign=[False, True], model=model)
+    run, benign = crfl.train_many([exp, exp], data, benign=[False, True], model=model)
     assert model.training
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert run.history["accuracy"].iloc[-1] > 0.75
@@ -97,7 +97,7 @@ def test_logits_are_those_of_the_module(data):
     "module", [nn.Linear(63, 10), nn.Linear(64, 9), nn.Sequential(nn.Linear(64, 10), nn.Flatten(0))]
 )
 def test_a_module_that_does_not_fit_is_named(data, module):
-    with pytest.raises(DataError, match=rf"model: found {type(module).__name__}, .*allowed: logits \(2, 10\)"):
+    with pytest.raises(DataError, match=rf"model: got {type(module).__name__}, .*expected logits \(2, 10\)"):
         crfl.train(BASE, data, model=module)
 
 
@@ -141,7 +141,7 @@ def test_modules_in_double_precision_are_trained_in_single(data):
 
 @pytest.mark.parametrize("model", ["abc", SoftmaxRegression(64, 9), SoftmaxRegression(63, 10)])
 def test_a_model_that_does_not_fit_is_named(data, model):
-    with pytest.raises(DataError, match=r"model: found .* allowed: a torch.nn.Module, or a model of 64"):
+    with pytest.raises(DataError, match=r"model: got .* expected a torch.nn.Module, or a model of 64"):
         crfl.train(BASE, data, model=model)
     with pytest.raises(DataError, match="no parameters to train"):
         crfl.train(BASE, data, model=nn.Identity())

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import crfl
-from crfl.training import aggregation, malicious, triggers
-from crfl.training.own import digest, own_functions, register
+from crfl import aggregation
+from crfl.attack import malicious, triggers
+from crfl.runs.fingerprint import digest, own_functions, register
 
 
 def stamp(value, size=2):
@@ -150,7 +151,7 @@ def test_those_of_the_settings_are_found(monkeypatch):
         {
             "attack.clients": 2,
             "attack.trigger": "full_image",
-            "attack.each": [{"trigger": "mine"}, {"trigger": "edge", "update": "mine"}],
+            "attack.per_attacker": [{"trigger": "mine"}, {"trigger": "edge", "update": "mine"}],
             "server.aggregation": "mean too",
         }
     )

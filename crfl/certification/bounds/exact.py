@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy import special
 
 from crfl.certification._checks import FloatArray, finite, nonnegative
-from crfl.certification.bounds import ProbabilityBounds
+from crfl.certification.bounds.votes import ProbabilityBounds
 from crfl.errors import CertificateError
 
 HALF_WIDTH = 9.2
@@ -43,10 +43,10 @@ def exact_bounds(logits: npt.ArrayLike, noise_stds: npt.ArrayLike) -> Probabilit
     """
     means = finite("logits", logits)
     if means.ndim != 2 or means.shape[1] < 2:
-        raise CertificateError(f"logits: found shape {means.shape}, allowed: (samples, classes), at least 2 classes")
+        raise CertificateError(f"logits: got shape {means.shape}, expected (samples, classes), at least 2 classes")
     stds = nonnegative("noise_stds", noise_stds)
     if stds.shape not in ((), (1,), means.shape[:1]):
-        raise CertificateError(f"noise_stds: found shape {stds.shape}, allowed: a number or ({len(means)},)")
+        raise CertificateError(f"noise_stds: got shape {stds.shape}, expected a number or ({len(means)},)")
     stds = np.broadcast_to(stds, means.shape[:1])
     prediction = means.argmax(axis=1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

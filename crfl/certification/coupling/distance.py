@@ -15,10 +15,10 @@ import numpy as np
 
 from crfl.certification._checks import BoolArray, FloatArray, nonnegative
 from crfl.certification._monotone import largest_below
-from crfl.certification.rounds import Crew, RoundBounds
+from crfl.certification.coupling.rounds import Crew, RoundBounds
 from crfl.certification.scenario import NO_ATTACKER, attackers_like
 from crfl.errors import CertificateError
-from crfl.training.record import RoundRecord, TrainingRecord
+from crfl.record import RoundRecord, TrainingRecord
 
 
 @dataclass(frozen=True)

@@ -87,22 +87,22 @@ def median(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggrega
 
 def trimmed_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
     """In every coordinate the mean without the f largest and the f smallest values (Yin et al. 2018), f =
-    server.tolerated. Weights: see Aggregate. TrainingError unless n > 2 f."""
-    _needs(len(updates), 2 * server.tolerated + 1, "trimmed_mean", server)
-    return _trimmed(updates, server.tolerated)
+    server.num_byzantine. Weights: see Aggregate. TrainingError unless n > 2 f."""
+    _needs(len(updates), 2 * server.num_byzantine + 1, "trimmed_mean", server)
+    return _trimmed(updates, server.num_byzantine)
 
 
 def krum(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
     """The one update with the smallest sum of squared distances to its n - f - 2 nearest (Blanchard et al. 2017).
 
-    f = server.tolerated. TrainingError unless n > 2 f + 2.
+    f = server.num_byzantine. TrainingError unless n > 2 f + 2.
     """
     return _krum(updates, 1, "krum", server)
 
 
 def multi_krum(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
     """The mean of the n - f updates with the smallest such sums. TrainingError unless n > 2 f + 2."""
-    return _krum(updates, len(updates) - server.tolerated, "multi_krum", server)
+    return _krum(updates, len(updates) - server.num_byzantine, "multi_krum", server)
 
 
 AGGREGATORS: dict[str, Aggregator] = {
@@ -115,7 +115,7 @@ AGGREGATORS: dict[str, Aggregator] = {
 def make_aggregator(name: str) -> Aggregator:
     """The rule called `name`; SettingsError if there is none."""
     if name not in AGGREGATORS:
-        raise SettingsError([f"server.aggregation: found {name!r}, allowed: {', '.join(AGGREGATORS)}"])
+        raise SettingsError([f"server.aggregation: got {name!r}, expected {', '.join(AGGREGATORS)}"])
     if any(rule.__name__ == name and AGGREGATORS[name] is not rule for rule in SHARES):
         raise SettingsError([f"server.aggregation: {name!r} is no longer crfl's own rule; give yours another name"])
     return AGGREGATORS[name]
@@ -134,7 +134,7 @@ def checked(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
                     return Aggregate(update.detach(), weights.detach())
                 found += " with NaN or infinity"
     raise TrainingError(
-        f"server.aggregation: {name!r} returned {found}, allowed: an Aggregate of two finite tensors, the update "
+        f"server.aggregation: {name!r} returned {found}, expected an Aggregate of two finite tensors, the update "
         f"({updates.shape[1]},) and weights ({len(updates)},)"
     )
 
@@ -183,7 +183,7 @@ def _trimmed(updates: Tensor, trim: int) -> Aggregate:
 
 def _krum(updates: Tensor, count: int, name: str, server: Server) -> Aggregate:
     """The mean of the `count` updates with the best scores; the first of those that tie."""
-    n, f = len(updates), server.tolerated
+    n, f = len(updates), server.num_byzantine
     _needs(n, 2 * f + 3, name, server)
     points = updates.double()
     squares = points.square().sum(1)
@@ -197,6 +197,6 @@ def _krum(updates: Tensor, count: int, name: str, server: Server) -> Aggregate:
 def _needs(found: int, needed: int, name: str, server: Server) -> None:
     if found < needed:
         raise TrainingError(
-            f"server.aggregation: {name} with server.tolerated = {server.tolerated} needs {needed} clients in every "
-            f"round, found {found} (some may have been dropped); lower server.tolerated or raise server.participation"
+            f"server.aggregation: {name} with server.num_byzantine = {server.num_byzantine} needs {needed} clients in every "
+            f"round, found {found} (some may have been dropped); lower server.num_byzantine or raise server.participation"
         )

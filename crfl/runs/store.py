@@ -27,19 +27,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from crfl.algorithm import RunBatch
 from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
 from crfl.files import read_columns, read_json, read_tensors, write_atomic, write_columns, write_tensors
+from crfl.models.base import Model
+from crfl.models.module import make_model
 from crfl.progress import bar
-from crfl.training.models import Model
-from crfl.training.modules import make_model
-from crfl.training.own import digest, own_functions
-from crfl.training.record import TrainingRecord
-from crfl.training.run import TrainingRun
-from crfl.training.stack import Stack
-from crfl.training.state import TrainingState
+from crfl.record import TrainingRecord
+from crfl.run import TrainingRun
+from crfl.runs.fingerprint import digest, own_functions
+from crfl.state import TrainingState
 
 if TYPE_CHECKING:
     from crfl.certification.certificate import Certificate
@@ -70,7 +70,7 @@ def train(
         run = load_run(folder, exp, model=model)
         write_atomic(folder / "settings.yaml", exp.to_yaml())  # whose smoothing may be another
         return run
-    stack = Stack((exp,), (benign,), data, tuple(checkpoints), model)
+    stack = RunBatch((exp,), (benign,), data, tuple(checkpoints), model)
     state = _read_state(folder / "resume.safetensors") or stack.start()
     saved = time.monotonic()
     left = stack.rounds(state, device)

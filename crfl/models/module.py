@@ -10,7 +10,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from crfl.errors import DataError
-from crfl.training.models import Model, SoftmaxRegression
+from crfl.models.base import Model
+from crfl.models.softmax import SoftmaxRegression
 
 BLOCK_SAMPLES = 1024
 """Samples that a module judges at once."""
@@ -29,7 +30,7 @@ class ModuleModel:
         self.num_features, self.num_classes = num_features, num_classes
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
         if not self.shapes:
-            raise DataError(f"model: found {type(module).__name__}, which has no parameters to train")
+            raise DataError(f"model: got {type(module).__name__}, which has no parameters to train")
         self.start = torch.cat([p.detach().float().cpu().flatten() for p in self.module.parameters()])
         try:
             shape: object = tuple(self._logits(self.start, torch.zeros(2, num_features, dtype=torch.float32)).shape)
@@ -37,7 +38,7 @@ class ModuleModel:
             shape = error
         if shape != (2, num_classes):
             raise DataError(
-                f"model: found {type(module).__name__}, which makes {shape} of features (2, {num_features}), allowed: "
+                f"model: got {type(module).__name__}, which makes {shape} of features (2, {num_features}), expected "
                 f"logits (2, {num_classes}); torch.nn.Unflatten turns features into images"
             )
 
@@ -115,7 +116,7 @@ def make_model(model: Model | nn.Module | None, num_features: int, num_classes: 
     found = getattr(model, "num_features", None), getattr(model, "num_classes", None)
     if found != (num_features, num_classes):
         raise DataError(
-            f"model: found {model!r}, allowed: a torch.nn.Module, or a model of {num_features} features and "
+            f"model: got {model!r}, expected a torch.nn.Module, or a model of {num_features} features and "
             f"{num_classes} classes"
         )
     return model

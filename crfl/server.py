@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from crfl import rng
+from crfl.aggregation import SHARES, Aggregate, Aggregator, checked
 from crfl.config import Server
-from crfl.devices import upload
-from crfl.training.aggregation import SHARES, Aggregate, Aggregator, checked
+from crfl.devices import to_device
 
 IntArray = npt.NDArray[np.int64]
 
@@ -22,7 +22,7 @@ REASONS = {NOT_FINITE: "not finite", WRONG_SHAPE: "of the wrong shape"}
 """Why an update was dropped, by code; 0 means that it was not."""
 
 
-class Inbox:
+class RoundAggregator:
     """The updates of one run that reach the server in a round: unusable ones are dropped, the others aggregated.
 
     Under a rule of SHARES they are summed up as they come in and then forgotten: ten thousand clients need no more
@@ -57,7 +57,7 @@ class Inbox:
         """Whether a weighted sum of updates does as well as the updates."""
         return self.linear and self.server.update_clip is None
 
-    def weighs_like(self, other: Inbox) -> bool:
+    def weighs_like(self, other: RoundAggregator) -> bool:
         """Whether the same clients have the same weights here and there."""
         return np.array_equal(self.clients, other.clients) and torch.equal(self.weights, other.weights)
 
@@ -85,7 +85,7 @@ class Inbox:
             self.norms[rows[watched]] = norm(used[watched]).cpu()
 
     def _total(self, rows: IntArray, updates: Tensor) -> Tensor:
-        return upload(self.weights[rows].to(updates.dtype), updates.device) @ updates
+        return to_device(self.weights[rows].to(updates.dtype), updates.device) @ updates
 
     def aggregate(self) -> Aggregate:
         """The aggregate of all that came in, with weights (n,) of which those dropped have 0.
@@ -139,4 +139,4 @@ def perturb(params: Tensor, noise_std: float, seed: int, round_: int) -> Tensor:
     if noise_std == 0:
         return params
     draw = torch.randn(params.shape[-1], generator=rng.stream(seed, "noise", round_), dtype=params.dtype)
-    return params + noise_std * upload(draw, params.device)
+    return params + noise_std * to_device(draw, params.device)

@@ -1,6 +1,6 @@
 """One round of Algorithm 1 for a stack of runs: state in, state out.
 
-`Stack.rounds` yields a state after every round and starts from any of them; `Stack.finish` turns the last one into
+`RunBatch.rounds` yields a state after every round and starts from any of them; `RunBatch.finish` turns the last one into
 runs. Runs that share data, seed and batch order train as one stack: a sweep over an attack, or a run and its benign
 counterpart.
 """
@@ -15,24 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crfl import rng
+from crfl import rng, run, server
+from crfl.aggregation import make_aggregator
+from crfl.attack.plan import Attacker, Plan
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.data.load import check_fits
-from crfl.errors import HostileUpdateWarning, SettingsError, TrainingError
-from crfl.training import run, server
-from crfl.training.aggregation import make_aggregator
-from crfl.training.attack import Attacker, Plan
-from crfl.training.clients import IntArray, LocalTraining
-from crfl.training.evaluation import Evaluation
-from crfl.training.models import Model
-from crfl.training.modules import make_model
-from crfl.training.run import FACTS, TrainingRun
-from crfl.training.server import Inbox
-from crfl.training.state import TrainingState
+from crfl.engines.vectorised import IntArray, LocalTraining
+from crfl.errors import InvalidUpdateWarning, SettingsError, TrainingError
+from crfl.evaluation import Evaluation
+from crfl.models.base import Model
+from crfl.models.module import make_model
+from crfl.run import FACTS, TrainingRun
+from crfl.server import RoundAggregator
+from crfl.state import TrainingState
 
 
-class Stack:
+class RunBatch:
     """S runs that share their batches: the constants of training them together."""
 
     def __init__(
@@ -45,11 +44,11 @@ class Stack:
     ) -> None:
         self.experiments, self.benign, self.data, self.checkpoints = experiments, benign, data, checkpoints
         if not experiments:
-            raise SettingsError(["experiments: found none, allowed: one or more"])
+            raise SettingsError(["experiments: got none, expected one or more"])
         first = experiments[0]
         if len(benign) != len(experiments):
             raise SettingsError(
-                [f"benign: found {len(benign)} values, allowed: one for each of the {len(experiments)} experiments"]
+                [f"benign: got {len(benign)} values, expected one for each of the {len(experiments)} experiments"]
             )
         self.seed, self.local, self.num_rounds = first.seed, first.local, first.server.rounds
         for key in ("seed", "local", "data", "server.rounds"):
@@ -57,7 +56,7 @@ class Stack:
                 raise SettingsError([f"{key}: runs of one stack must share it"])
         for round_ in checkpoints:
             if not isinstance(round_, (int, np.integer)) or not 1 <= round_ <= self.num_rounds:
-                raise SettingsError([f"checkpoints: found {round_!r}, allowed: rounds 1 to {self.num_rounds}"])
+                raise SettingsError([f"checkpoints: got {round_!r}, expected rounds 1 to {self.num_rounds}"])
         for exp in experiments:
             check_fits(exp, data)
         self.model = make_model(model, data.num_features, data.num_classes)
@@ -106,18 +105,18 @@ class Stack:
         if not torch.isfinite(norms[2]).all():
             raise TrainingError(
                 f"round {round_}: the global model is no longer finite; lower local.learning_rate "
-                f"(found {self.local.learning_rate}) or attack.scale"
+                f"(got {self.local.learning_rate}) or attack.scale"
             )
         measures = torch.cat([torch.stack(norms, dim=1), evaluation.measure(self.model, params)], dim=1)
         kept = {**state.checkpoints, round_: params} if round_ in self.checkpoints else state.checkpoints
         return TrainingState(params, (*state.measures, measures), (*state.facts, facts), kept)
 
-    def _receive(self, sent: Tensor, training: LocalTraining, round_: int) -> list[Inbox]:
+    def _receive(self, sent: Tensor, training: LocalTraining, round_: int) -> list[RoundAggregator]:
         """What every run's server receives in this round, after its clients got `sent` (S, P)."""
         present = [plan.participants(round_) for plan in self.plans]
         crews = [{a.client: a for a in plan.attackers(round_)} for plan in self.plans]
         inboxes = [
-            Inbox(exp.server, rule, clients, training.sizes[clients], list(crew), sent[0])
+            RoundAggregator(exp.server, rule, clients, training.sizes[clients], list(crew), sent[0])
             for exp, rule, clients, crew in zip(self.experiments, self.rules, present, crews, strict=True)
         ]
         poisoned = [self._poisoned(i, crew, sent[i], training, round_) for i, crew in enumerate(crews)]
@@ -142,7 +141,7 @@ class Stack:
         return inboxes
 
     def _sum_up(
-        self, sent: Tensor, training: LocalTraining, inboxes: list[Inbox], attacking: set[int], round_: int
+        self, sent: Tensor, training: LocalTraining, inboxes: list[RoundAggregator], attacking: set[int], round_: int
     ) -> IntArray:
         """Give the inboxes the summed updates of tiny clients, if all weigh them alike. Returns these clients."""
         first = inboxes[0]
@@ -178,13 +177,13 @@ class Stack:
             return torch.zeros_like(sent)
         return attacker.sent(learnt, sent, self.seed, round_)
 
-    def _check(self, i: int, inbox: Inbox, state: TrainingState) -> None:
+    def _check(self, i: int, inbox: RoundAggregator, state: TrainingState) -> None:
         """Warn of the clients of run i that were dropped, each of them once; TrainingError if nobody is left."""
         clients, codes, round_ = inbox.clients, inbox.codes, state.round + 1
         if codes.all():
             raise TrainingError(
                 f"round {round_}: no update is left to aggregate, all {len(clients)} clients were dropped; if training "
-                f"diverges, lower local.learning_rate (found {self.local.learning_rate}) or attack.scale. A run folder "
+                f"diverges, lower local.learning_rate (got {self.local.learning_rate}) or attack.scale. A run folder "
                 "keeps the rounds before and goes on from there"
             )
         if not codes.any():
@@ -200,7 +199,7 @@ class Stack:
             warnings.warn(
                 f"round {round_}: updates dropped, the other clients' weights renormalised: "
                 f"{'; '.join(new[:10])}{others}. The record lists these and later rounds",
-                HostileUpdateWarning,
+                InvalidUpdateWarning,
                 stacklevel=2,
             )
 

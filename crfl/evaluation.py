@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crfl import products
+from crfl import matmul as products
+from crfl.attack.triggers import Trigger, make_trigger
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
-from crfl.training.models import Model, SoftmaxRegression
-from crfl.training.own import own_functions
-from crfl.training.triggers import Trigger, make_trigger
+from crfl.models.base import Model
+from crfl.models.softmax import SoftmaxRegression
 
 MEASURES = ("loss", "accuracy", "attack_success_rate")
 
@@ -38,8 +38,8 @@ class Evaluation:
             if not exp.attack.active:
                 self.backdoors.append(None)
                 continue
-            own = any(setting == "attack.trigger" for setting, _ in own_functions(exp))  # may read any setting
-            look: object = exp.attack if own else (exp.attack.trigger, exp.attack.magnitude)
+            named = isinstance(exp.attack.trigger, str)  # such a trigger may read any setting
+            look: object = exp.attack if named else (exp.attack.trigger, exp.attack.magnitude)
             if look not in changes:
                 changes[look] = _sparse_change(self.test, data.num_features, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))

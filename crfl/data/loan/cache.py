@@ -21,8 +21,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from crfl.data import loan_csv, loan_schema, loan_table
-from crfl.data.loan_table import LoanTable, read_table
+from crfl.data.loan import csv as loan_csv
+from crfl.data.loan import schema as loan_schema
+from crfl.data.loan import table as loan_table
+from crfl.data.loan.table import LoanTable, read_table
 from crfl.errors import DataError
 
 _BLOCK, _PIECE = 1 << 24, 1 << 17

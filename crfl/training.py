@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from crfl.algorithm import RunBatch
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
+from crfl.models.base import Model
 from crfl.progress import bar
-from crfl.training.models import Model
-from crfl.training.run import TrainingRun
-from crfl.training.stack import Stack
+from crfl.run import TrainingRun
 
 
 def train(
@@ -31,9 +31,9 @@ def train(
     data stays clean, and those who would send a malicious update send none. `model` is a torch.nn.Module that maps
     samples (m, d) to logits (m, C), instead of softmax regression; training starts at its parameters. `checkpoints` are
     rounds whose model is kept. Raises SettingsError or DataError if settings, data and model do not fit, TrainingError
-    if the model diverges or a round leaves no update to use. Warns (HostileUpdateWarning) of clients that it drops.
+    if the model diverges or a round leaves no update to use. Warns (InvalidUpdateWarning) of clients that it drops.
     """
-    runs = train_stack(
+    runs = train_many(
         [exp], data, benign=[benign], model=model, checkpoints=checkpoints, device=device, progress=progress
     )
     return runs[0]
@@ -51,11 +51,11 @@ def train_pair(
 
     Column `distance` of the run's history is the l2 distance of the two global models, round by round (Figure 9a).
     """
-    benign, run = train_stack([exp, exp], data, benign=[True, False], model=model, device=device, progress=progress)
+    benign, run = train_many([exp, exp], data, benign=[True, False], model=model, device=device, progress=progress)
     return run, benign
 
 
-def train_stack(
+def train_many(
     experiments: Sequence[Experiment],
     data: FederatedData,
     *,
@@ -71,7 +71,7 @@ def train_stack(
     rounding. If they are several, their histories gain a column `distance`: the l2 distance of the global model to that
     of the first run.
     """
-    stack = Stack(tuple(experiments), tuple(benign or [False] * len(experiments)), data, tuple(checkpoints), model)
+    stack = RunBatch(tuple(experiments), tuple(benign or [False] * len(experiments)), data, tuple(checkpoints), model)
     state = stack.start()
     rounds = bar(stack.rounds(state, device), total=stack.num_rounds, desc="training", unit="round", shown=progress)
     for state in rounds:  # noqa: B007 the last one is wanted

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from crfl import rng, store
+from crfl import rng
 from crfl.certification.certificate import Certificate
 from crfl.certification.certify import certify
 from crfl.certification.smoothing import VoteCounts, smooth
@@ -27,9 +27,10 @@ from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
 from crfl.errors import SettingsError
 from crfl.progress import bar
-from crfl.training import own
-from crfl.training.loop import train_pair
-from crfl.training.run import TrainingRun
+from crfl.run import TrainingRun
+from crfl.runs import fingerprint as own
+from crfl.runs import store
+from crfl.training import train_pair
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Cache:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))  # a string will do
         if self.jobs < 1:
-            raise SettingsError([f"jobs: found {self.jobs}, allowed: 1 and more"])
+            raise SettingsError([f"jobs: got {self.jobs}, expected 1 and more"])
 
     def train(
         self, experiments: Sequence[Experiment], *, benign: bool = False, checkpoints: Sequence[int] = ()
@@ -171,7 +172,7 @@ def sweep(
     """
     seeds = tuple(seeds)
     if not seeds or not values:
-        raise SettingsError(["seeds, values: found none, allowed: one or more of each"])
+        raise SettingsError(["seeds, values: got none, expected one or more of each"])
     grid = [base.override({key: value, "seed": seed}) for value in values for seed in seeds]
     trained = cache.train(grid)
     certificates, labels = [], []
@@ -196,7 +197,7 @@ def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
     shorter = run.experiment.override({"server.rounds": rounds})
     if rounds not in run.checkpoints:
         known = ", ".join(map(str, sorted(run.checkpoints))) or "none"
-        raise SettingsError([f"rounds: found {rounds}, allowed: a round whose model the run kept ({known})"])
+        raise SettingsError([f"rounds: got {rounds}, expected a round whose model the run kept ({known})"])
     kept = list(run.record.rounds[:rounds])
     kept[-1] = replace(kept[-1], noise_std=0.0)
     return replace(

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl.data.loan_csv import NO_LOANS, LoanReader, read_header
-from crfl.data.loan_schema import ANY_WORD, CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, NUMERIC, STATES, WORDS
+from crfl.data.loan.csv import NO_LOANS, LoanReader, read_header
+from crfl.data.loan.schema import ANY_WORD, CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, NUMERIC, STATES, WORDS
 from crfl.errors import DataError
 
 MAX_VALUES = 64
@@ -64,7 +64,7 @@ def _scale(path: Path, numbers: list[Array], words: list[Array], sizes: Array) -
     high = np.max([block.max(axis=0) for block in numbers], axis=0)
     for name, least, most in zip(NUMERIC, low.tolist(), high.tolist(), strict=True):
         if most - least == np.inf:
-            raise DataError(f"{path}, column {name}: found {least} to {most}, allowed: a finite range")
+            raise DataError(f"{path}, column {name}: got {least} to {most}, expected a finite range")
     span = high - low
     span[span == 0] = 1.0
     is_word = np.array([name in CATEGORICAL for name in FEATURES])

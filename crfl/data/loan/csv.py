@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl.data.loan_schema import CLIENT, FEATURES, FOOTERS, LABEL, NUMERIC
+from crfl.data.loan.schema import CLIENT, FEATURES, FOOTERS, LABEL, NUMERIC
 from crfl.errors import DataError
 from crfl.progress import bar
 
@@ -42,7 +42,7 @@ def read_header(path: Path) -> list[str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: is not a CSV file in UTF-8 ({error}); get the file anew") from None
     if not any(names):
-        raise DataError(f"{path}: the first line is empty, allowed: column names; get the file anew")
+        raise DataError(f"{path}: the first line is empty, expected column names; get the file anew")
     needed = (LABEL, CLIENT, *FEATURES)
     missing = [name for name in needed if name not in names]
     if missing:
@@ -139,7 +139,7 @@ class LoanReader:
             except ValueError as error:
                 row = self._row(int(np.argmax(indices == index)))
                 found = "nothing" if word is None else repr(word)
-                raise DataError(f"{self.path}, row {row}, column {name}: found {found}, allowed: {error}") from None
+                raise DataError(f"{self.path}, row {row}, column {name}: got {found}, expected {error}") from None
         return np.array(codes, dtype=np.uint8)[indices]
 
     def numbers(self, batch: Any) -> npt.NDArray[np.float64]:
@@ -150,7 +150,7 @@ class LoanReader:
         if not np.isfinite(values).all():
             index, column = np.argwhere(~np.isfinite(values))[0]
             where = f"{self.path}, row {self._row(index)}, column {NUMERIC[column]}"
-            raise DataError(f"{where}: found {values[index, column]}, allowed: a finite number or nothing")
+            raise DataError(f"{where}: got {values[index, column]}, expected a finite number or nothing")
         return values
 
     def check_quotes(self, loans: int) -> None:
@@ -210,7 +210,7 @@ class LoanReader:
             self._skipped.append(row.number)
             return "skip"
         self._bad = (
-            f"{self.path}, row {row.number}: found {row.actual_columns} fields, allowed: {row.expected_columns} as in "
+            f"{self.path}, row {row.number}: got {row.actual_columns} fields, expected {row.expected_columns} as in "
             f"the header. Is the file cut off, or a quote or comma stray? The row begins {row.text[:60]!r}"
         )
         return "error"
@@ -226,13 +226,13 @@ class LoanReader:
         """Arrow's message with the column's name in place of its number."""
         match = re.search(r"CSV column #(\d+): Row #(\d+): .*?(invalid .*)", message)
         if "straddling" in message:
-            return f"{self.path}: found a row longer than {_BLOCK} bytes. Is a quote never closed?"
+            return f"{self.path}: got a row longer than {_BLOCK} bytes. Is a quote never closed?"
         if "Empty CSV file" in message:
             return f"{self.path}: {NO_LOANS}"
         if not match:
             return f"{self.path}: {message}"
         where = f"{self.path}, row {match[2]}, column {self.header[int(match[1])]}"
-        return f"{where}: found {match[3]}, allowed: a number or nothing"
+        return f"{where}: got {match[3]}, expected a number or nothing"
 
 
 def _blank(batch: Any) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from crfl import rng
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData, Split
-from crfl.devices import upload
+from crfl.devices import to_device
 from crfl.errors import DataError, SettingsError
 
 Trigger = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ class Pattern:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x + delta"""
-        return x + upload(self.delta, x.device)
+        return x + to_device(self.delta, x.device)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EdgeCases:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The edge cases nearest to x in l2 norm."""
-        samples = upload(self.samples, x.device)
+        samples = to_device(self.samples, x.device)
         return samples[torch.cdist(x, samples).argmin(dim=1)]
 
 
@@ -83,14 +83,14 @@ def edge_cases(samples: Tensor | npt.NDArray[Any]) -> TriggerFactory:
 
     def factory(attack: Attack, data: FederatedData, generator: torch.Generator) -> Trigger:
         if features.dim() != 2 or features.shape[1] != data.num_features or not len(features):
-            raise DataError(f"edge cases: found shape {tuple(features.shape)}, allowed: (any, {data.num_features})")
+            raise DataError(f"edge cases: got shape {tuple(features.shape)}, expected (any, {data.num_features})")
         return EdgeCases(features, float(features.norm(dim=1).max()) + data.max_feature_norm)
 
     return factory
 
 
 @dataclass(frozen=True)
-class Guarded:
+class ValidatedTrigger:
     """A trigger whose results are checked and clamped to the data's domain, which brings them no farther from x."""
 
     name: str
@@ -105,7 +105,7 @@ class Guarded:
         if not proper or not (known or torch.isfinite(changed).all()):
             found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
             raise DataError(
-                f"attack.trigger: {self.name!r} made {found} of features {tuple(x.shape)}, allowed: a tensor of the "
+                f"attack.trigger: {self.name!r} made {found} of features {tuple(x.shape)}, expected a tensor of the "
                 "same shape, without NaN or infinity"
             )
         changed = changed.detach().to(x.dtype)
@@ -117,22 +117,22 @@ class Guarded:
         if stated is not None:
             if not isinstance(stated, (int, float, np.number, Tensor)) or not 0 <= float(stated) < math.inf:
                 raise DataError(
-                    f"attack.trigger: {self.name!r} states magnitude {stated!r}, allowed: a finite number, 0 or more"
+                    f"attack.trigger: {self.name!r} states magnitude {stated!r}, expected a finite number, 0 or more"
                 )
             return float(stated)
         blocks = (data.features(rows) for rows in data.shards[client].split(8192))
         return max(float((self(x) - x).double().norm(dim=1).max()) for x in blocks)
 
 
-def make_trigger(attack: Attack, data: FederatedData, seed: int) -> Guarded:
+def make_trigger(attack: Attack, data: FederatedData, seed: int) -> ValidatedTrigger:
     """The trigger that the settings of an attack name, for this data; its random draws come from the seed."""
     if not isinstance(attack.trigger, str):
-        return Guarded("pattern", even_pattern(attack, data), data.domain)
+        return ValidatedTrigger("pattern", even_pattern(attack, data), data.domain)
     if attack.trigger not in TRIGGERS:
         known = ", ".join(TRIGGERS)
-        raise SettingsError([f"attack.trigger: found {attack.trigger!r}, allowed: a list of places or one of: {known}"])
+        raise SettingsError([f"attack.trigger: got {attack.trigger!r}, expected a list of places or one of: {known}"])
     trigger = TRIGGERS[attack.trigger](attack, data, rng.stream(seed, "trigger"))
-    return Guarded(attack.trigger, trigger, data.domain)
+    return ValidatedTrigger(attack.trigger, trigger, data.domain)
 
 
 def backdoored(exp: Experiment, data: FederatedData) -> Split:
@@ -146,13 +146,13 @@ def _place(place: str | tuple[int, int], data: FederatedData) -> int:
         if place in data.feature_names:
             return data.feature_names.index(place)
         allowed = "names of features" if data.feature_names else "pixels [row, column]; this data names no features"
-        raise SettingsError([f"attack.trigger: found {place!r}, allowed: {allowed}"])
+        raise SettingsError([f"attack.trigger: got {place!r}, expected {allowed}"])
     if data.image_shape is None:
-        raise SettingsError([f"attack.trigger: found pixel {list(place)}, allowed: names of features (no images here)"])
+        raise SettingsError([f"attack.trigger: got pixel {list(place)}, expected names of features (no images here)"])
     row, column = place
     height, width = data.image_shape
     if row >= height or column >= width:
         raise SettingsError(
-            [f"attack.trigger: found pixel {list(place)}, allowed: rows 0 to {height - 1}, columns 0 to {width - 1}"]
+            [f"attack.trigger: got pixel {list(place)}, expected rows 0 to {height - 1}, columns 0 to {width - 1}"]
         )
     return row * width + column

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from crfl.attack.plan import Attacker, Plan
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.training.attack import Attacker, Plan
-from crfl.training.evaluation import MEASURES
-from crfl.training.models import Model
-from crfl.training.record import AttackerRecord, DroppedRecord, RoundRecord, TrainingRecord, poison_ratios
-from crfl.training.server import REASONS
+from crfl.evaluation import MEASURES
+from crfl.models.base import Model
+from crfl.record import AttackerRecord, DroppedRecord, RoundRecord, TrainingRecord, poison_ratios
+from crfl.server import REASONS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -9,11 +9,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from crfl import rng
+from crfl.attack.malicious import MALICIOUS, as_update, check_malicious
+from crfl.attack.triggers import ValidatedTrigger, make_trigger
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import DataError
-from crfl.training.malicious import MALICIOUS, as_update, check_malicious
-from crfl.training.triggers import Guarded, make_trigger
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Attacker:
     target: int
     label_flip: bool
     """Whether poisoned samples get the target label."""
-    trigger: Guarded
+    trigger: ValidatedTrigger
     update: str | None
     """Name of the malicious update that it sends; None: what it learnt."""
 
@@ -68,7 +68,7 @@ class Plan:
         if count == self.num_clients:
             return np.arange(count)
         drawn = rng.permutation(self.num_clients, rng.stream(self.seed, "participation", round_)).numpy()
-        if self.attack.always_present and round_ in self.rounds:
+        if self.attack.force_participation and round_ in self.rounds:
             forced = np.array([a.client for a in self.crew])
             others = drawn[~np.isin(drawn, forced)]
             drawn = np.concatenate([forced, others[: max(0, count - len(forced))]])
@@ -91,8 +91,8 @@ def _crew(exp: Experiment, data: FederatedData) -> tuple[Attacker, ...]:
         zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True)
     ):
         if attack.target >= data.num_classes:
-            key = "attack.target" if attack.target == exp.attack.target else f"attack.each.{number}.target"
-            raise DataError(f"{key}: found {attack.target}, allowed: 0 to {data.num_classes - 1} in {data.name}")
+            key = "attack.target" if attack.target == exp.attack.target else f"attack.per_attacker.{number}.target"
+            raise DataError(f"{key}: got {attack.target}, expected 0 to {data.num_classes - 1} in {data.name}")
         if attack.update is not None:
             check_malicious(attack.update)
         trigger = make_trigger(attack, data, exp.seed)
@@ -115,16 +115,16 @@ def _members(attack: Attack, seed: int, data: FederatedData) -> tuple[int, ...]:
     """Numbers of the attackers, in the order of attack.clients."""
     n, names = len(data.shards), data.client_names
     if attack.count > n:
-        raise DataError(f"attack.clients: found {attack.count}, allowed: 0 to {n} clients in the data")
+        raise DataError(f"attack.clients: got {attack.count}, expected 0 to {n} clients in the data")
     if isinstance(attack.clients, int):
-        if attack.drawn:
+        if attack.random_clients:
             return tuple(rng.choice(n, attack.clients, rng.stream(seed, "attackers")))
         return tuple(range(attack.clients))
     for client in attack.clients:
         if client not in names and not (isinstance(client, int) and client < n):
             shown = ", ".join(names[:60])
-            raise DataError(f"attack.clients: found {client!r}, allowed: numbers 0 to {n - 1} or names: {shown}")
+            raise DataError(f"attack.clients: got {client!r}, expected numbers 0 to {n - 1} or names: {shown}")
     members = tuple(c if isinstance(c, int) else names.index(c) for c in attack.clients)
     if len(set(members)) < len(members):
-        raise DataError(f"attack.clients: found {list(attack.clients)}, allowed: different clients")
+        raise DataError(f"attack.clients: got {list(attack.clients)}, expected different clients")
     return members

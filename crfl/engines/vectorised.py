@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from crfl import rng
+from crfl.attack.plan import Attacker
 from crfl.config import Local
 from crfl.data.federated import FederatedData
-from crfl.devices import upload
-from crfl.products import BLOCKS
-from crfl.training.attack import Attacker
-from crfl.training.models import LocalSGD, Model, SoftmaxRegression
+from crfl.devices import to_device
+from crfl.matmul import BLOCKS
+from crfl.models.base import LocalSGD, Model
+from crfl.models.softmax import SoftmaxRegression
 
 IntArray = npt.NDArray[np.int64]
 
@@ -86,7 +87,7 @@ class LocalTraining:
             else:
                 columns = None
                 if self.narrow is not None:
-                    columns = self.narrow.columns[upload(torch.from_numpy(clients[members]), params.device)]
+                    columns = self.narrow.columns[to_device(torch.from_numpy(clients[members]), params.device)]
                 yield members, self._train(params, counts, places, rates, by_sample, columns)
 
     def tiny(self, clients: IntArray, params: Tensor) -> IntArray:
@@ -163,7 +164,7 @@ class LocalTraining:
         `columns` (k, w): features that each client has; None: all.
         """
         data, device = self.data, params.device
-        places, rates, by_sample = (upload(values, device) for values in (places.clamp(min=0), rates, by_sample))
+        places, rates, by_sample = (to_device(values, device) for values in (places.clamp(min=0), rates, by_sample))
         labels = self.labels.index_select(0, places.flatten()).long().view(places.shape)
         decays = rates * self.local.weight_decay
         trainer: LocalSGD

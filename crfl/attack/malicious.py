@@ -48,4 +48,4 @@ def as_update(found: object, like: Tensor) -> Tensor | None:
 def check_malicious(name: str) -> None:
     """SettingsError unless there is a malicious update of this name."""
     if name not in MALICIOUS:
-        raise SettingsError([f"attack.update: found {name!r}, allowed: null or one of: {', '.join(MALICIOUS)}"])
+        raise SettingsError([f"attack.update: got {name!r}, expected null or one of: {', '.join(MALICIOUS)}"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.lipschitz import sharp_lipschitz
-from crfl.training.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
+from crfl.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
 
 UNIT_ROUNDOFF = 2.0**-24
 """u: a number stored in float32 is off by at most this share of itself."""

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crfl.aggregation import AGGREGATORS
+from crfl.attack.malicious import MALICIOUS
+from crfl.attack.triggers import TRIGGERS
 from crfl.config import Experiment
-from crfl.training.aggregation import AGGREGATORS
-from crfl.training.malicious import MALICIOUS
-from crfl.training.triggers import TRIGGERS
 
 KNOWN: dict[str, dict[str, Any]] = {
     "attack.trigger": TRIGGERS,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfl.data.loan_cache import load_table
-from crfl.data.loan_schema import ATTACKING_STATES, FEATURES, LABELS, STATES
-from crfl.data.loan_table import LoanTable
+from crfl.data.loan.cache import load_table
+from crfl.data.loan.schema import ATTACKING_STATES, FEATURES, LABELS, STATES
+from crfl.data.loan.table import LoanTable
 from crfl.errors import DataError
 from crfl.rng import permutation, stream
 
@@ -46,14 +46,14 @@ def choose_states(table: LoanTable, clients: int | Sequence[str]) -> list[str]:
     present = states_of(table)
     if isinstance(clients, int):
         if clients > len(present):
-            raise DataError(f"data.clients: found {clients}, allowed: 1 to {len(present)}, the states in the data")
+            raise DataError(f"data.clients: got {clients}, expected 1 to {len(present)}, the states in the data")
         largest = sorted(present, key=lambda state: -counts[STATES.index(state)])
         first = [state for state in ATTACKING_STATES if state in present]
         return [*first, *(state for state in largest if state not in first)][:clients]
     wrong = [state for state in clients if state not in present]
     if wrong or len(set(clients)) < len(clients):
         raise DataError(
-            f"data.clients: found {', '.join(wrong) or 'a state twice'}, allowed: a number, or names among "
+            f"data.clients: got {', '.join(wrong) or 'a state twice'}, expected a number, or names among "
             f"{', '.join(present)}"
         )
     return list(clients)

@@ -82,12 +82,10 @@ def clopper_pearson(
     """
     selection, votes = vote_counts("selection_counts", selection_counts), vote_counts("counts", counts)
     if selection.shape != votes.shape:
-        raise CertificateError(
-            f"selection_counts: found shape {selection.shape}, allowed: that of counts, {votes.shape}"
-        )
+        raise CertificateError(f"selection_counts: got shape {selection.shape}, expected that of counts, {votes.shape}")
     each = error_level(alpha) / (max(1, len(votes)) if simultaneous else 1)
     if each < SMALLEST_LEVEL:
-        raise CertificateError(f"alpha: found {each:g} for a sample, allowed: at least {SMALLEST_LEVEL:g}")
+        raise CertificateError(f"alpha: got {each:g} for a sample, expected at least {SMALLEST_LEVEL:g}")
     samples, classes = int(votes[0].sum()) if len(votes) else 0, votes.shape[1]
     prediction = selection.argmax(axis=1)
     top, other = _split(votes, prediction)

@@ -1,0 +1,1 @@
+"""Who attacks when, with which trigger, sending which update."""

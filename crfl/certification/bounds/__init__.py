@@ -1,0 +1,1 @@
+"""Bounds on the class probabilities of the smoothed model."""

@@ -1,0 +1,1 @@
+"""How far apart a run and its benign counterpart can be."""

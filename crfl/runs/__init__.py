@@ -1,0 +1,1 @@
+"""Run folders, sweeps and the cache of finished work."""

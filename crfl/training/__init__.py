@@ -1,1 +1,0 @@
-"""Algorithm 1: local training, attack, aggregation, clipping and noise."""
