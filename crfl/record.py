@@ -12,27 +12,31 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AttackerRecord:
-    """One attacker's part in an attack round."""
+    """One attacker's part in an attack round, whether it took part in the round or not."""
 
     client: int
     """Number of the client."""
     weight: float
-    """p_i: the weight that the aggregation gave to its update."""
+    """p_i: the weight that the aggregation gave to its update; 0 if it was absent or dropped."""
+    potential_weight: float
+    """The weight that its update has whenever it takes part: `weight` if it did, else that of one who takes the place
+    of the participant with the largest weight."""
     scale: float
     """gamma_i: factor on its update."""
     learning_rate: float
-    """eta_i"""
+    """eta_i of this round."""
     poison_ratios: tuple[float, ...]
     """q_i / n_i of every local step, in order; their number is tau_i."""
     magnitude: float
-    """||delta_i||: l2 norm of the trigger."""
+    """||delta_i||: how far in l2 norm the trigger moves a sample, in feature space."""
     label_flip: bool
     """Whether the poisoned samples' labels are changed too."""
     update: str | None = None
     """Name of the malicious update that it sent, whatever its data taught; None: what it learnt. The benign counterpart
     of a malicious client sends nothing."""
     update_norm: float | None = None
-    """l2 norm of the update as it was aggregated: scaled, and clipped if the server clips. None if it was dropped."""
+    """l2 norm of the update as it was aggregated: scaled, and clipped if the server clips. None if it was dropped or
+    absent."""
 
     @property
     def strength(self) -> float:
@@ -57,11 +61,11 @@ class RoundRecord:
     round: int
     """t = 1 .. T"""
     start_norm: float
-    """||w||: the whole noisy model that the server sent out in this round."""
+    """||z_t||: the whole noisy model that the server sent out in this round."""
     start_spectral_norm: float | None
     """||W~||_2 of its weight matrix, without the bias; None if the model is not linear."""
     pre_clip_norm: float
-    """||w|| after aggregation, before clipping."""
+    """||v_t|| after aggregation and decay, before clipping."""
     clip_norm: float
     """rho_t; inf if nothing was clipped."""
     noise_std: float
@@ -69,8 +73,19 @@ class RoundRecord:
     weights: tuple[float, ...]
     """Aggregation weight of every client; 0 if it did not take part or was dropped. Under "median" and "trimmed_mean",
     which weigh anew in every coordinate, the average over the coordinates."""
+    potential_weights: tuple[float, ...] = ()
+    """The weight that each client of `TrainingRecord.attackers` has in this round if it takes part, in their order."""
+    learning_rate_cap: float = math.inf
+    """eta_{i,t} = min(eta_i, this): the schedule of learning rates."""
+    decay: float = 0.0
+    """kappa_t: the server adds the aggregate to (1 - kappa_t) z_t."""
+    update_clip: float | None = None
+    """S_t: norm to which the server clipped every client's update; None if it did not."""
+    update_norms: tuple[float, ...] | None = None
+    """Norm of every client's update before the server clipped it, 0 if it did not take part; None without update_clip.
+    """
     attackers: tuple[AttackerRecord, ...] = ()
-    """Who attacked in this round."""
+    """All attackers, in an attack round, also those who did not take part in it."""
     dropped: tuple[DroppedRecord, ...] = ()
     """Who took part, but sent an update that the server could not use."""
 
@@ -83,22 +98,36 @@ class TrainingRecord:
     num_features: int
     num_classes: int
     aggregation: str
+    data_independent_weights: bool
+    """Whether the aggregation is a weighted sum with weights that do not depend on the updates."""
+    bias: bool
+    """Whether x~ = (x, 1); else x~ = x."""
     optimizer: str
     """"sgd": plain stochastic gradient descent, the only one that crfl trains with."""
+    precision: str
+    """"float64" or "float32": in which training computed."""
     learning_rates: tuple[float, ...]
-    """eta_i of every client."""
+    """eta_i of every client; a round's learning_rate_cap may lower them."""
     weight_decay: float
     batch_size: int
     epochs: int
     keep_last_batch: bool
-    update_clip: float | None
-    """S: norm to which the server clipped every client's update; None if it did not."""
     client_names: tuple[str, ...]
     client_sizes: tuple[int, ...]
     max_feature_norm: float
     """Largest ||x|| among the clean training samples."""
     domain: tuple[float, float] | None
     """Declared bounds of every feature, clean or poisoned."""
+    norm_bound: float | None
+    """Bound on ||x|| of every sample, clean or poisoned, that holds by construction (features projected on a ball)."""
+    feature_map: str | None
+    """The fixed map from samples to features; None: the samples are the features."""
+    lipschitz: float | None
+    """Lipschitz constant of the feature map, in l2 norms; 1 without a map, None where it is not known."""
+    public_samples: int
+    """Samples of the server that set the feature map; no client trains on them."""
+    attackers: tuple[int, ...]
+    """Clients that attack in some round."""
     benign: bool
     """True for the benign counterpart: attackers scaled as recorded, but their data stayed clean."""
     seed: int

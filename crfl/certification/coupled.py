@@ -75,13 +75,13 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
     if any(not w >= 0 for r in record.rounds for w in r.weights):
         reasons.append("an aggregation weight is negative or not a number")
     reasons += steps_too_long(record)
-    if record.update_clip is not None:
+    if record.rounds[0].update_clip is not None:
         longest = longest_update(record, local_steps(record), np.array(record.learning_rates)).max(initial=0.0)
         if record.weight_decay > 0:
             reasons.append("server.update_clip together with local.weight_decay is not covered")
-        elif longest > record.update_clip:
+        elif longest > record.rounds[0].update_clip:
             reasons.append(
-                f"server.update_clip is {record.update_clip:g}, below {longest:.6g} = tau eta sqrt(2) B: it may clip "
+                f"server.update_clip is {record.rounds[0].update_clip:g}, below {longest:.6g} = tau eta sqrt(2) B: it may clip "
                 "clean updates, which can drive two runs apart"
             )
     if any(r.dropped for r in record.rounds):
@@ -98,5 +98,5 @@ def _malicious_bounded(record: TrainingRecord, any_round: bool) -> bool:
     """Whether the norm of every malicious update is known or clipped."""
     malicious = [a for r in record.attack_rounds for a in r.attackers if a.update is not None]
     if any_round:
-        return not malicious or record.update_clip is not None
+        return not malicious or record.rounds[0].update_clip is not None
     return all(math.isfinite(RoundBounds(record).malicious_norm(a)) for a in malicious)

@@ -15,10 +15,35 @@ from pydantic import ValidationError
 from crfl.config.conflicts import conflicts
 from crfl.config.files import merged, plain, read_yaml, text_keys
 from crfl.config.problems import inside, value_problems, without
-from crfl.config.sections import Attack, AttackerChanges, Clip, Count, Data, Local, Section, Server, Smoothing
+from crfl.config.sections import (
+    Attack,
+    AttackerChanges,
+    Clip,
+    Count,
+    Data,
+    Features,
+    Local,
+    ModelSettings,
+    Section,
+    Server,
+    Smoothing,
+    UpdateClip,
+)
 from crfl.errors import SettingsError
 
-__all__ = ["Attack", "AttackerChanges", "Clip", "Data", "Experiment", "Local", "Server", "Smoothing"]
+__all__ = [
+    "Attack",
+    "AttackerChanges",
+    "Clip",
+    "Data",
+    "Experiment",
+    "Features",
+    "Local",
+    "ModelSettings",
+    "Server",
+    "Smoothing",
+    "UpdateClip",
+]
 
 
 class Experiment(Section):
@@ -26,6 +51,8 @@ class Experiment(Section):
 
     seed: Count = 0
     data: Data = Data()
+    features: Features = Features()
+    model: ModelSettings = ModelSettings()
     local: Local = Local()
     server: Server = Server()
     attack: Attack = Attack()

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-DataName = Literal["digits", "mnist", "emnist", "loan", "custom"]
+DataName = Literal["digits", "mnist", "emnist", "cifar10", "loan", "custom"]
 PartitionName = Literal["iid", "dirichlet", "natural"]
 
 
@@ -61,6 +61,26 @@ class Data(Section):
         return self.clients if isinstance(self.clients, int) else len(self.clients)
 
 
+class Features(Section):
+    """The fixed map from samples to the features that the clients learn from; no client can influence it."""
+
+    map: str = "none"
+    """"none", "scattering", or a name in crfl.features.FEATURE_MAPS."""
+    public: Count = 0
+    """Training samples that belong to the server: they set mean, scale and whitening, and no client trains on them."""
+    whiten: PositiveInt | None = None
+    """Project on so many leading directions of the public samples and equalise their scale; null: do not whiten."""
+    norm: Positive | None = None
+    """Project every feature vector on the ball of this radius; null: do not."""
+
+
+class ModelSettings(Section):
+    """The model."""
+
+    bias: bool = True
+    """Whether logits are W x + b, or W x."""
+
+
 class Local(Section):
     """Local training of each client: plain SGD."""
 
@@ -70,8 +90,15 @@ class Local(Section):
     """Passes over the shard a round; tau = epochs * floor(n_i / n_B) steps."""
     learning_rate: Positive | tuple[Positive, ...] = 0.05
     """eta, or eta_i of every client in their order."""
+    schedule: Literal["constant", "inverse"] = "constant"
+    """"inverse": eta_t = min(learning_rate, 1 / (lambda tau (t + schedule_offset))), lambda being weight_decay or
+    server.decay and tau the steps a round of the largest client."""
+    schedule_offset: Nonnegative = 0.0
+    """t_0 of the inverse schedule."""
     weight_decay: Nonnegative = 0.0
     """lambda, of the penalty (lambda / 2) ||w||^2."""
+    precision: Literal["float32", "float64"] = "float64"
+    """Training in float64 makes the margin certificate a theorem about the computed models, rounding included."""
     keep_last_batch: bool = False
     """Keep the incomplete last batch of an epoch. It holds as many poisoned samples as a whole one."""
 
@@ -95,6 +122,24 @@ class Clip(Section):
         return min(self.start + self.slope * round_, self.cap)
 
 
+class UpdateClip(Section):
+    """Clip norm of the clients' updates as a schedule: S_t = s_t tau eta_t, s_t = end + (start - end) / (1 + t / half).
+
+    It follows the learning rates, so that it can be about as small as honest updates are.
+    """
+
+    start: Positive
+    """s_0"""
+    end: Positive
+    """s_infinity"""
+    half: Positive = 1.0
+    """The round in which s_t is halfway."""
+
+    def factor(self, round_: int) -> float:
+        """s_t for the round t = 1 .. T."""
+        return self.end + (self.start - self.end) / (1 + round_ / self.half)
+
+
 class Server(Section):
     """Algorithm 1's server: choose who takes part, aggregate, clip, perturb."""
 
@@ -110,8 +155,11 @@ class Server(Section):
     """rho_t"""
     noise: Nonnegative = 0.01
     """sigma_t: standard deviation of the noise added in rounds 1 .. T-1."""
-    update_clip: Positive | None = None
-    """S: the server clips every client's update to this norm before aggregating; null means that it does not."""
+    decay: Nonnegative = 0.0
+    """lambda of the server's own shrinking: it adds the aggregate to (1 - eta_t lambda)^tau times the model, tau being
+    the steps a round of the largest client."""
+    update_clip: Positive | UpdateClip | None = None
+    """S_t: the server clips every client's update to this norm before aggregating; null means that it does not."""
 
     def participants(self, clients: int) -> int:
         """How many of N clients take part in a round; at least one."""

@@ -126,12 +126,12 @@ class CoupledScenario:
 
         2 p S for clipped updates, whatever else the client might have sent; p S against sending nothing (`silent`).
         """
-        if self.record.update_clip is None:
+        if self.record.rounds[0].update_clip is None:
             raise CertificateError(
                 "max_malicious: the server did not clip updates, so one of them can do anything; set server.update_clip"
             )
         largest = max((max(r.weights) for r in self.record.rounds), default=0.0)
-        return (1 if silent else 2) * largest * self.record.update_clip, self.total_rounding
+        return (1 if silent else 2) * largest * self.record.rounds[0].update_clip, self.total_rounding
 
 
 def _moved_to(round_: RoundRecord, crew: Crew) -> Crew:

@@ -194,7 +194,7 @@ class RoundBounds:
     @property
     def update_clip(self) -> float:
         """S"""
-        return math.inf if self.record.update_clip is None else self.record.update_clip
+        return next((math.inf if r.update_clip is None else r.update_clip for r in self.record.rounds), math.inf)
 
     @property
     def diameter(self) -> float:
