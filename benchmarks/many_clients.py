@@ -10,7 +10,7 @@ import time
 import torch
 
 import crfl
-from crfl.algorithm import RunBatch
+from crfl.run_batch import RunBatch
 from crfl.data.federated import FederatedData, Split
 
 CASES = [(20, 3000, 100), (20, 3000, 20), (1000, 60, 20), (20, 3000, 60), (1000, 60, 60), (10_000, 6, 6)]

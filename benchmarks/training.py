@@ -17,7 +17,7 @@ import crfl
 from benchmarks.many_clients import images
 from benchmarks.rivals import HandWritten, WithDataLoader
 from benchmarks.table import Row, alternate
-from crfl.algorithm import RunBatch
+from crfl.run_batch import RunBatch
 from crfl.engines.vectorised import LocalTraining
 from crfl.matmul import inner
 from crfl.models.softmax import SoftmaxRegression

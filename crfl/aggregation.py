@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from crfl.config import Server
 from crfl.errors import SettingsError, TrainingError
+
+
+class Server(Protocol):
+    """The settings that a rule may read: crfl.config.Server."""
+
+    @property
+    def num_byzantine(self) -> int:
+        """f: how many malicious clients it is to withstand."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +39,39 @@ class Aggregate:
 
 Aggregator = Callable[[Tensor, Tensor, Server], Aggregate]
 
-DEFAULTS = Server()
+
+def _one(server: Server) -> int:
+    return 1
 
 
-def mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+@dataclass(frozen=True)
+class Rule:
+    """An aggregation rule and what it promises. Certificates, the quorum and the settings' check read it here."""
+
+    function: Aggregator
+    """Updates (n, P), sample counts (n,) and the server's settings -> Aggregate."""
+    data_independent: bool = False
+    """Whether the result is the weighted sum of the updates with weights that follow from the sample counts alone. Then
+    the server needs only that sum, and the coupling certificates hold."""
+    min_clients: Callable[[Server], int] = _one
+    """How many clients the rule needs in every round."""
+
+    def weights(self, sizes: Tensor, server: Server) -> Tensor:
+        """The weights (n,) float64 of a data-independent rule for clients of these sizes (n,)."""
+        return self.function(torch.zeros(len(sizes), 1, dtype=torch.float64), sizes, server).weights.double()
+
+
+def mean(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """Federated averaging with the paper's uniform weights p_i = 1/n."""
-    return _weighted(updates, _alike(sizes))
+    return _weighted(updates, torch.ones_like(sizes, dtype=torch.float64))
 
 
-def weighted_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+def weighted_mean(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """Federated averaging with weights by sample count, p_i = n_i / sum n_j (McMahan et al. 2017)."""
-    return _weighted(updates, _by_samples(sizes))
+    return _weighted(updates, sizes.double())
 
 
-def norm_bounded_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+def norm_bounded_mean(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """The mean of updates shortened to the median of their norms: weights min(1, median / ||u_i||) / n.
 
     The weights sum to 1 only if all norms are equal. For a fixed bound S use `mean` with server.update_clip.
@@ -58,7 +85,7 @@ def norm_bounded_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS)
 RFA_ITERATIONS, RFA_SMOOTHING, RFA_TOLERANCE = 10, 1e-5, 1e-6
 
 
-def rfa(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+def rfa(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """Geometric median by the smoothed Weiszfeld algorithm (RFA; Pillutla, Kakade, Harchaoui 2022), set as in CRFL.
 
     Minimises sum_i a_i ||v - u_i||, a_i the share of samples, in float64. From the mean weighted by a, at most 10
@@ -80,49 +107,55 @@ def rfa(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
     return Aggregate(center.to(updates.dtype), weights)
 
 
-def median(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+def median(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """Coordinate-wise median; the mean of the two middle values if n is even. Weights: see Aggregate."""
     return _trimmed(updates, (len(updates) - 1) // 2)
 
 
-def trimmed_mean(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+def trimmed_mean(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """In every coordinate the mean without the f largest and the f smallest values (Yin et al. 2018), f =
-    server.num_byzantine. Weights: see Aggregate. TrainingError unless n > 2 f."""
-    _needs(len(updates), 2 * server.num_byzantine + 1, "trimmed_mean", server)
+    server.num_byzantine, n > 2 f. Weights: see Aggregate."""
     return _trimmed(updates, server.num_byzantine)
 
 
-def krum(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
+def krum(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """The one update with the smallest sum of squared distances to its n - f - 2 nearest (Blanchard et al. 2017).
 
-    f = server.num_byzantine. TrainingError unless n > 2 f + 2.
+    f = server.num_byzantine, n > 2 f + 2.
     """
-    return _krum(updates, 1, "krum", server)
+    return _krum(updates, 1, server.num_byzantine)
 
 
-def multi_krum(updates: Tensor, sizes: Tensor, server: Server = DEFAULTS) -> Aggregate:
-    """The mean of the n - f updates with the smallest such sums. TrainingError unless n > 2 f + 2."""
-    return _krum(updates, len(updates) - server.num_byzantine, "multi_krum", server)
+def multi_krum(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
+    """The mean of the n - f updates with the smallest such sums, n > 2 f + 2."""
+    return _krum(updates, len(updates) - server.num_byzantine, server.num_byzantine)
 
 
-AGGREGATORS: dict[str, Aggregator] = {
-    rule.__name__: rule
-    for rule in (mean, weighted_mean, norm_bounded_mean, rfa, median, trimmed_mean, krum, multi_krum)
+AGGREGATORS: dict[str, Rule] = {
+    "mean": Rule(mean, data_independent=True),
+    "weighted_mean": Rule(weighted_mean, data_independent=True),
+    "norm_bounded_mean": Rule(norm_bounded_mean),
+    "rfa": Rule(rfa),
+    "median": Rule(median),
+    "trimmed_mean": Rule(trimmed_mean, min_clients=lambda server: 2 * server.num_byzantine + 1),
+    "krum": Rule(krum, min_clients=lambda server: 2 * server.num_byzantine + 3),
+    "multi_krum": Rule(multi_krum, min_clients=lambda server: 2 * server.num_byzantine + 3),
 }
-"""Rules found by the name in `server.aggregation`; add your own."""
+"""Rules found by the name in `server.aggregation`; add your own: AGGREGATORS["mine"] = Rule(function)."""
 
 
-def make_aggregator(name: str) -> Aggregator:
+def get_rule(name: str) -> Rule:
     """The rule called `name`; SettingsError if there is none."""
-    if name not in AGGREGATORS:
-        raise SettingsError([f"server.aggregation: got {name!r}, expected {', '.join(AGGREGATORS)}"])
-    if any(rule.__name__ == name and AGGREGATORS[name] is not rule for rule in SHARES):
-        raise SettingsError([f"server.aggregation: {name!r} is no longer crfl's own rule; give yours another name"])
-    return AGGREGATORS[name]
+    rule = AGGREGATORS.get(name)
+    if rule is None:
+        raise SettingsError([f"server.aggregation: got {name!r}, expected one of: {', '.join(AGGREGATORS)}"])
+    if not isinstance(rule, Rule):
+        raise SettingsError([f"server.aggregation: {name!r} is a {type(rule).__name__}, expected a Rule(function)"])
+    return rule
 
 
-def checked(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
-    """What a rule made of updates (n, P); TrainingError if that is no Aggregate of finite update (P,), weights (n,)."""
+def validate(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
+    """What a rule returned for updates (n, P); TrainingError unless it is an Aggregate of finite (P,) and (n,)."""
     found = repr(type(aggregate).__name__)
     if isinstance(aggregate, Aggregate):
         update, weights = aggregate.update, aggregate.weights
@@ -141,19 +174,6 @@ def checked(aggregate: Aggregate, updates: Tensor, name: str) -> Aggregate:
 
 def _described(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(type(value).__name__)
-
-
-def _alike(sizes: Tensor) -> Tensor:
-    return torch.ones_like(sizes, dtype=torch.float64)
-
-
-def _by_samples(sizes: Tensor) -> Tensor:
-    return sizes.double()
-
-
-SHARES: dict[Aggregator, Callable[[Tensor], Tensor]] = {mean: _alike, weighted_mean: _by_samples}
-"""Rules that are weighted sums with shares that follow from the sample counts (n,) alone: the server need not keep all
-updates for them. The shares need not sum to 1."""
 
 
 def _weighted(updates: Tensor, shares: Tensor) -> Aggregate:
@@ -181,10 +201,9 @@ def _trimmed(updates: Tensor, trim: int) -> Aggregate:
     return Aggregate(torch.cat(found).to(updates.dtype), weights / (kept * updates.shape[1]))
 
 
-def _krum(updates: Tensor, count: int, name: str, server: Server) -> Aggregate:
+def _krum(updates: Tensor, count: int, f: int) -> Aggregate:
     """The mean of the `count` updates with the best scores; the first of those that tie."""
-    n, f = len(updates), server.num_byzantine
-    _needs(n, 2 * f + 3, name, server)
+    n = len(updates)
     points = updates.double()
     squares = points.square().sum(1)
     distances = (squares[:, None] + squares - 2 * points @ points.mT).clamp(min=0).fill_diagonal_(torch.inf)
@@ -192,11 +211,3 @@ def _krum(updates: Tensor, count: int, name: str, server: Server) -> Aggregate:
     weights = torch.zeros_like(scores)
     weights[scores.argsort(stable=True)[:count]] = 1 / count
     return Aggregate((weights @ points).to(updates.dtype), weights)
-
-
-def _needs(found: int, needed: int, name: str, server: Server) -> None:
-    if found < needed:
-        raise TrainingError(
-            f"server.aggregation: {name} with server.num_byzantine = {server.num_byzantine} needs {needed} clients in every "
-            f"round, found {found} (some may have been dropped); lower server.num_byzantine or raise server.participation"
-        )

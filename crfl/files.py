@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
+def write_columns(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write columns of numbers as CSV, to the last bit."""
     lines = [columns, *zip(*(column.tolist() for column in columns.values()), strict=True)]
     write_atomic(path, "".join(",".join(map(str, line)) + "\n" for line in lines))

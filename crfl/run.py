@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from crfl.attack.plan import Attacker, Plan
+from crfl.aggregator import ClientStats, potential_weights
+from crfl.attack.plan import Attacker
 from crfl.config import Experiment
-from crfl.data.federated import FederatedData
-from crfl.evaluation import MEASURES
-from crfl.models.base import Model
+from crfl.errors import DataError
+from crfl.models import Model
 from crfl.record import AttackerRecord, DroppedRecord, RoundRecord, TrainingRecord, poison_ratios
-from crfl.server import REASONS
+from crfl.state import TrainingState
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NORMS = ("start_norm", "start_spectral_norm", "pre_clip_norm", "distance")
-"""Norms measured in every round; the distance is that to the first run of a stack."""
-FACTS = ("weight", "dropped", "update_norm")
-"""What is known of every client after a round: its aggregation weight, the code of the reason why it was dropped (0: it
-was not), and, of attackers, the norm of the update as it was aggregated."""
+    from crfl.data.federated import Split
+    from crfl.run_batch import RunBatch
 
-Columns = dict[str, npt.NDArray[Any]]
+Columns = Mapping[str, npt.NDArray[Any]]
 """By name, a number a round (T,)."""
 
+HISTORY = ("loss", "accuracy", "attack_success_rate", "start_norm", "start_spectral_norm", "pre_clip_norm")
+"""Columns of the history that were measured."""
+BLOCK = 4096
+"""Samples that are predicted at a time."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class TrainingRun:
     """A trained global model and how it came about."""
 
     experiment: Experiment
     model: Model
     params: Tensor
-    """(P,) float32: the final model, clipped, without noise."""
+    """(P,): the final model, clipped, without noise."""
     record: TrainingRecord
     columns: Columns
     """The columns of the history."""
-    checkpoints: dict[int, Tensor] = field(default_factory=dict)
+    checkpoints: Mapping[int, Tensor] = field(default_factory=dict)
     """The clipped model (P,) after each round asked for: the final model of a run of so many rounds."""
 
     @cached_property
@@ -58,51 +62,118 @@ class TrainingRun:
         first = min((r.round for r in self.record.attack_rounds), default=0)
         return self.history[self.history["round"] >= first]
 
+    def logits(self, x: npt.ArrayLike | Tensor) -> Tensor:
+        """Logits (m, C) of features x (m, d), on the CPU."""
+        features = torch.as_tensor(x)
+        if features.ndim != 2 or features.shape[1] != self.model.num_features:
+            raise DataError(f"x: got shape {tuple(features.shape)}, expected (m, {self.model.num_features})")
+        params = self.params.cpu()
+        return torch.cat([self.model.logits(params, b.to(params)) for b in features.cpu().split(BLOCK)] or [params[:0]])
 
-def columns(exp: Experiment, measures: Tensor, with_distance: bool = False) -> Columns:
-    """The history's columns of a run from its `measures` (T, 7): NORMS, then MEASURES, round by round."""
-    measured = dict(zip((*NORMS, *MEASURES), measures.numpy().T, strict=True))
-    rounds = range(1, len(measures) + 1)
-    found = {"round": np.array(rounds)} | {name: measured[name] for name in (*MEASURES, *NORMS[:3])}
-    found["clip_norm"] = np.array([exp.server.clip.norm(t) for t in rounds])
-    found["noise_std"] = np.array([_noise_std(exp, t) for t in rounds])
-    return found | ({"distance": measured["distance"]} if with_distance else {})
+    def predict(self, x: npt.ArrayLike | Tensor) -> npt.NDArray[np.int64]:
+        """The class of each sample, as the final model without noise sees it.
 
+        Args:
+            x: features (m, d).
 
-def record(
-    exp: Experiment,
-    data: FederatedData,
-    model: Model,
-    benign: bool,
-    plan: Plan,
-    measures: Tensor,
-    facts: Tensor,
-) -> TrainingRecord:
-    """The record of a run from its settings, its `measures` (T, 7) and the FACTS of its clients, (T, 3, N)."""
-    rounds = tuple(
-        RoundRecord(
-            round=t,
-            start_norm=float(row[0]),
-            start_spectral_norm=None if row[1].isnan() else float(row[1]),
-            pre_clip_norm=float(row[2]),
-            clip_norm=exp.server.clip.norm(t),
-            noise_std=_noise_std(exp, t),
-            weights=tuple(known[0].tolist()),
-            update_clip=exp.server.update_clip if isinstance(exp.server.update_clip, float) else None,
-            attackers=tuple(_attacker(exp, data, a, known[:, a.client].tolist()) for a in plan.attackers(t)),
-            dropped=tuple(DroppedRecord(i, REASONS[int(known[1, i])]) for i in known[1].nonzero().flatten().tolist()),
+        Returns:
+            Classes (m,).
+
+        Raises:
+            DataError: if x has another shape.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+            >>> data = crfl.load_data(exp)
+            >>> crfl.train(exp, data).predict(data.test.x[:4]).shape
+            (4,)
+        """
+        return self.logits(x).argmax(dim=1).numpy()
+
+    def score(self, split: Split) -> float:
+        """Accuracy on labelled samples such as `data.test`."""
+        return float(np.mean(self.predict(split.x) == split.y.cpu().numpy()))
+
+    def to_module(self) -> nn.Module:
+        """The trained model as a torch module: a torch.nn.Linear, or the user's own."""
+        return self.model.to_module(self.params)
+
+    def __repr__(self) -> str:
+        exp, accuracy = self.experiment, self.columns["accuracy"][-1]
+        attack = f"{exp.attack.count} attacker(s)" if self.record.attackers else "no attack"
+        benign = ", benign counterpart" if self.record.benign else ""
+        return (
+            f"TrainingRun({exp.data.name}: {len(self.record.client_sizes)} clients, {len(self.record.rounds)} rounds, "
+            f"{attack}{benign}, accuracy {accuracy:.4f})"
         )
-        for t, (row, known) in enumerate(zip(measures, facts, strict=True), start=1)
+
+
+def finished_run(batch: RunBatch, i: int, state: TrainingState) -> TrainingRun:
+    """Run i of a batch that ends in `state`, on the CPU."""
+    return TrainingRun(
+        experiment=batch.experiments[i],
+        model=batch.model,
+        params=state.params[i].cpu(),
+        record=_record(batch, i, state),
+        columns=_columns(batch, i, state),
+        checkpoints={t: params[i].cpu().clone() for t, params in state.checkpoints.items()},
     )
+
+
+def _columns(batch: RunBatch, i: int, state: TrainingState) -> Columns:
+    """The history's columns; with a distance to the first run if there are several."""
+    rounds, schedule = range(1, state.round + 1), batch.schedules[i]
+    columns = {"round": np.array(rounds)} | {name: _measured(state, name, i) for name in HISTORY}
+    columns["clip_norm"] = np.array([schedule.clip_norm(t) for t in rounds])
+    columns["noise_std"] = np.array([schedule.noise_std(t) for t in rounds])
+    if len(batch.experiments) > 1:
+        columns["distance"] = _measured(state, "distance", i)
+    return columns
+
+
+def _measured(state: TrainingState, name: str, i: int) -> npt.NDArray[np.float64]:
+    """A metric of run i, round by round."""
+    return torch.stack([getattr(metrics, name)[i] for metrics in state.metrics]).cpu().numpy()
+
+
+def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
+    """The record of run i."""
+    exp, data, schedule, rule = batch.experiments[i], batch.data, batch.schedules[i], batch.rules[i]
+    crew = np.array([a.client for a in batch.plans[i].crew], dtype=np.int64)
+    start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in HISTORY[3:])
+    weights = _Shared()
+    rounds = []
+    for t in range(1, state.round + 1):
+        stats = state.clients[t - 1][i]
+        potential = potential_weights(rule, exp.server, stats.weights, batch.sizes, crew)
+        rounds.append(
+            RoundRecord(
+                round=t,
+                start_norm=start[t - 1],
+                start_spectral_norm=spectral[t - 1] if batch.model.linear else None,
+                pre_clip_norm=pre_clip[t - 1],
+                clip_norm=schedule.clip_norm(t),
+                noise_std=schedule.noise_std(t),
+                weights=weights.tuple(stats.weights),
+                potential_weights=weights.tuple(potential),
+                learning_rate_cap=schedule.learning_rate_cap(t),
+                decay=schedule.decay(t),
+                update_clip=schedule.update_clip(t),
+                update_norms=None if stats.update_norms is None else tuple(stats.update_norms.tolist()),
+                attackers=_attackers(batch, i, t, stats, potential),
+                dropped=tuple(DroppedRecord(client, why) for client, why in sorted(stats.dropped.items())),
+            )
+        )
     return TrainingRecord(
-        model=model.name,
+        model=batch.model.name,
         num_features=data.num_features,
         num_classes=data.num_classes,
         aggregation=exp.server.aggregation,
-        data_independent_weights=exp.server.aggregation in ("mean", "weighted_mean"),
-        bias=exp.model.bias,
+        data_independent_weights=rule.data_independent,
+        bias=batch.model.bias,
         optimizer="sgd",
-        precision="float32",
+        precision=exp.local.precision,
         learning_rates=exp.local.learning_rates(len(data.shards)),
         weight_decay=exp.local.weight_decay,
         batch_size=exp.local.batch_size,
@@ -111,37 +182,52 @@ def record(
         client_names=data.client_names,
         client_sizes=data.sizes,
         max_feature_norm=data.max_feature_norm,
-        domain=data.domain,
-        norm_bound=None,
-        feature_map=None,
-        lipschitz=1.0,
-        public_samples=0,
-        attackers=tuple(a.client for a in plan.crew),
-        benign=benign,
+        domain=None if data.feature_map is not None else data.domain,
+        norm_bound=data.norm_bound,
+        feature_map=None if data.feature_map is None else data.feature_map.name,
+        lipschitz=1.0 if data.feature_map is None else data.feature_map.lipschitz,
+        public_samples=data.public_samples,
+        attackers=tuple(crew.tolist()),
+        benign=batch.benign[i],
         seed=exp.seed,
-        rounds=rounds,
+        rounds=tuple(rounds),
     )
 
 
-def _noise_std(exp: Experiment, round_: int) -> float:
-    """sigma_t: the last round only clips."""
-    return exp.server.noise if round_ < exp.server.rounds else 0.0
+class _Shared:
+    """Equal tuples are made once: a record of many clients and rounds repeats its weights."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, tuple[float, ...]] = {}
+
+    def tuple(self, values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+        """The values as a tuple."""
+        return self.known.setdefault(values.tobytes(), tuple(values.tolist()))
 
 
-def _attacker(exp: Experiment, data: FederatedData, attacker: Attacker, known: list[float]) -> AttackerRecord:
-    local, size = exp.local, data.sizes[attacker.client]
-    weight, dropped, update_norm = known
+def _attackers(
+    batch: RunBatch, i: int, t: int, stats: ClientStats, potential: npt.NDArray[np.float64]
+) -> tuple[AttackerRecord, ...]:
+    """The whole crew in an attack round."""
+    pairs = zip(batch.plans[i].attackers(t), potential.tolist(), strict=False)  # no attackers outside attack rounds
+    return tuple(_attacker(batch, i, t, attacker, stats, weight) for attacker, weight in pairs)
+
+
+def _attacker(
+    batch: RunBatch, i: int, t: int, attacker: Attacker, stats: ClientStats, potential: float
+) -> AttackerRecord:
+    local, client = batch.local, attacker.client
+    rate = local.learning_rates(len(batch.sizes))[client]
+    size, poisoned = int(batch.sizes[client]), attacker.poisoned_per_batch
     return AttackerRecord(
-        client=attacker.client,
-        weight=weight,
-        potential_weight=weight,
+        client=client,
+        weight=float(stats.weights[client]),
+        potential_weight=potential,
         scale=attacker.scale,
-        learning_rate=local.learning_rates(len(data.shards))[attacker.client],
-        poison_ratios=poison_ratios(
-            size, attacker.poisoned_per_batch, local.batch_size, local.epochs, local.keep_last_batch
-        ),
+        learning_rate=min(rate, batch.schedules[i].learning_rate_cap(t)),
+        poison_ratios=poison_ratios(size, poisoned, local.batch_size, local.epochs, local.keep_last_batch),
         magnitude=attacker.magnitude,
         label_flip=attacker.label_flip,
         update=attacker.update,
-        update_norm=None if dropped else update_norm,
+        update_norm=stats.attacker_norms.get(client),
     )

@@ -1,18 +1,20 @@
-"""Algorithm 1: federated averaging whose server clips and perturbs the global model every round."""
+"""Training: Algorithm 1 for one run, for a run and its benign counterpart, or for many runs in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from crfl.algorithm import RunBatch
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.models.base import Model
+from crfl.engines import EngineName
+from crfl.models import Model
 from crfl.progress import bar
 from crfl.run import TrainingRun
+from crfl.run_batch import RunBatch
 
 
 def train(
@@ -22,19 +24,59 @@ def train(
     benign: bool = False,
     model: Model | nn.Module | None = None,
     checkpoints: Sequence[int] = (),
+    engine: EngineName = "vectorised",
+    resume_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> TrainingRun:
     """Algorithm 1 with the attack of the settings.
 
-    `benign` trains the benign counterpart: the same seeds, batches, participants, noise and scaling, but the attackers'
-    data stays clean, and those who would send a malicious update send none. `model` is a torch.nn.Module that maps
-    samples (m, d) to logits (m, C), instead of softmax regression; training starts at its parameters. `checkpoints` are
-    rounds whose model is kept. Raises SettingsError or DataError if settings, data and model do not fit, TrainingError
-    if the model diverges or a round leaves no update to use. Warns (InvalidUpdateWarning) of clients that it drops.
+    Args:
+        exp: the settings.
+        data: clients and test split, as from `load_data(exp)`.
+        benign: train the benign counterpart: the same seeds, batches, participants, noise and scaling, but the
+            attackers' data stays clean, and those who would send a malicious update send none.
+        model: a torch.nn.Module that maps samples (m, d) to logits (m, C), instead of softmax regression; training
+            starts at its parameters.
+        checkpoints: rounds whose model is kept.
+        engine: "vectorised", or "reference": a plain loop over clients and batches with torch.optim.SGD.
+        resume_dir: a run folder: training starts in it, resumes where it stopped, or loads what is complete.
+        device: where to compute, e.g. "cuda".
+        progress: show a progress bar.
+
+    Returns:
+        The final model with its record and history.
+
+    Raises:
+        SettingsError, DataError: if settings, data and model do not fit.
+        TrainingError: if the model diverges or a round leaves no update to use.
+        StoreError: if `resume_dir` holds another run.
+
+    Warns:
+        InvalidUpdateWarning: of clients whose updates are dropped.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> run = crfl.train(exp, crfl.load_data(exp))
+        >>> len(run.history)
+        3
     """
+    if resume_dir is not None:
+        from crfl.runs import store
+
+        return store.train(
+            resume_dir, exp, data, benign=benign, model=model, checkpoints=checkpoints, device=device, progress=progress
+        )
     runs = train_many(
-        [exp], data, benign=[benign], model=model, checkpoints=checkpoints, device=device, progress=progress
+        [exp],
+        data,
+        benign=[benign],
+        model=model,
+        checkpoints=checkpoints,
+        engine=engine,
+        device=device,
+        progress=progress,
     )
     return runs[0]
 
@@ -44,14 +86,25 @@ def train_pair(
     data: FederatedData,
     *,
     model: Model | nn.Module | None = None,
+    engine: EngineName = "vectorised",
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> tuple[TrainingRun, TrainingRun]:
     """A run and its benign counterpart in one pass over the data.
 
     Column `distance` of the run's history is the l2 distance of the two global models, round by round (Figure 9a).
+    Arguments and errors are those of `train`.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> run, benign = crfl.train_pair(exp, crfl.load_data(exp))
+        >>> (run.history["distance"] > 0).tolist()
+        [False, True, True]
     """
-    benign, run = train_many([exp, exp], data, benign=[True, False], model=model, device=device, progress=progress)
+    benign, run = train_many(
+        [exp, exp], data, benign=[True, False], model=model, engine=engine, device=device, progress=progress
+    )
     return run, benign
 
 
@@ -62,18 +115,26 @@ def train_many(
     benign: Sequence[bool] | None = None,
     model: Model | nn.Module | None = None,
     checkpoints: Sequence[int] = (),
+    engine: EngineName = "vectorised",
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> list[TrainingRun]:
     """Train runs that share seed, data, local settings and rounds in one pass over the data.
 
-    `benign` says which of them are benign counterparts (default: none). Each equals the run trained alone to float32
-    rounding. If they are several, their histories gain a column `distance`: the l2 distance of the global model to that
-    of the first run.
+    Each equals the run trained alone up to rounding. If they are several, their histories gain a column `distance`:
+    the l2 distance of the global model to that of the first run. `benign` says which of them are benign counterparts
+    (default: none); the other arguments and the errors are those of `train`.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> runs = crfl.train_many([exp, exp.override({"attack.scale": 1.0})], crfl.load_data(exp))
+        >>> [run.experiment.attack.scale for run in runs]
+        [5.0, 1.0]
     """
-    stack = RunBatch(tuple(experiments), tuple(benign or [False] * len(experiments)), data, tuple(checkpoints), model)
-    state = stack.start()
-    rounds = bar(stack.rounds(state, device), total=stack.num_rounds, desc="training", unit="round", shown=progress)
-    for state in rounds:  # noqa: B007 the last one is wanted
+    batch = RunBatch.of(experiments, data, benign, model, checkpoints)
+    state = batch.start()
+    rounds = batch.rounds(state, device, engine)
+    for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007
         pass
-    return stack.finish(state)
+    return batch.finish(state)

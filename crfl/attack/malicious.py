@@ -1,4 +1,4 @@
-"""What malicious clients send instead of what they learnt."""
+"""What malicious clients send instead of what they trained."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfl.errors import SettingsError
-
 MaliciousUpdate = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""A function of the update (P,) that the client learnt, on poisoned data if the settings say so, the model (P,) that
+"""A function of the update (P,) that the client trained, on poisoned data if the settings say so, the model (P,) that
 the server sent to it, and a CPU generator for this client and round. It returns the update to send, before scaling by
 gamma. What is not P real numbers is dropped by the server, as is what is not finite."""
 
 
 def sign_flip(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
-    """The opposite of what was learnt."""
+    """The opposite of the trained update."""
     return -update
 
 
 def gaussian(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction, as long as what was learnt."""
-    direction = torch.randn(update.shape, generator=generator, dtype=torch.float32).to(update.device)
+    """A random direction, as long as the trained update."""
+    direction = torch.randn(update.shape, generator=generator, dtype=torch.float32).to(update)
     return direction * (update.norm() / direction.norm())
 
 
@@ -36,16 +34,15 @@ MALICIOUS: dict[str, MaliciousUpdate] = {"sign_flip": sign_flip, "gaussian": gau
 """Found by the name in `attack.update`; add your own."""
 
 
-def as_update(found: object, like: Tensor) -> Tensor | None:
+def as_update(value: object, like: Tensor) -> Tensor | None:
     """What a malicious client sends, as a plain tensor like `like` (P,); None if it is not P real numbers."""
-    if isinstance(found, np.ndarray):
-        found = torch.as_tensor(found)
-    if not isinstance(found, Tensor) or found.shape != like.shape or found.is_complex():
+    try:
+        if isinstance(value, np.ndarray):
+            value = torch.as_tensor(value)
+        if not isinstance(value, Tensor) or value.is_complex() or value.is_meta:
+            return None
+        dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+        dense = dense.dequantize() if dense.is_quantized else dense
+        return dense.to(like) if dense.shape == like.shape else None
+    except (TypeError, RuntimeError, ValueError):  # strings, objects, nested tensors
         return None
-    return found.detach().to_dense().to(like)
-
-
-def check_malicious(name: str) -> None:
-    """SettingsError unless there is a malicious update of this name."""
-    if name not in MALICIOUS:
-        raise SettingsError([f"attack.update: got {name!r}, expected null or one of: {', '.join(MALICIOUS)}"])

@@ -9,11 +9,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from crfl import rng
-from crfl.attack.malicious import MALICIOUS, as_update, check_malicious
+from crfl.attack.malicious import MALICIOUS, as_update
 from crfl.attack.triggers import ValidatedTrigger, make_trigger
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import DataError
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -26,82 +28,140 @@ class Attacker:
     poisoned_per_batch: int
     """q_B"""
     magnitude: float
-    """||delta_i||"""
+    """||delta_i||: how far the trigger moves one of its samples at most, in feature space."""
     target: int
     label_flip: bool
     """Whether poisoned samples get the target label."""
     trigger: ValidatedTrigger
     update: str | None
-    """Name of the malicious update that it sends; None: what it learnt."""
+    """Name of the malicious update that it sends; None: the trained one."""
 
-    def poison(self, x: Tensor, y: Tensor) -> None:
-        """Put the trigger and the target label on the first q_B samples of a batch x (n, d), y (n,), in place."""
+    def poison(self, data: FederatedData, rows: Tensor, x: Tensor, y: Tensor) -> None:
+        """Put the trigger and the target label on the first q_B samples of a batch, in place.
+
+        `rows` (n,) of the training samples; their features x (n, d) in real units; labels y (n,).
+        """
         q = min(self.poisoned_per_batch, len(y))
-        x[:q] = self.trigger(x[:q])
+        x[:q] = self.trigger.features(data, rows[:q], x[:q])
         if self.label_flip:
             y[:q] = self.target
 
-    def sent(self, learnt: Tensor, model: Tensor, seed: int, round_: int) -> Tensor | None:
-        """What it sends: its update (P,) or the malicious one, times gamma; None if that is no update."""
+    def submitted_update(self, local_update: Tensor, global_model: Tensor, seed: int, round_: int) -> Tensor | None:
+        """gamma_i times the trained update (P,), or times the malicious one; None if that is no update."""
         if self.update is None:
-            return self.scale * learnt
+            return self.scale * local_update
         generator = rng.stream(seed, "malicious update", round_, self.client)
-        update = as_update(MALICIOUS[self.update](learnt.clone(), model.clone(), generator), learnt)
+        update = as_update(MALICIOUS[self.update](local_update.clone(), global_model.clone(), generator), local_update)
         return None if update is None else self.scale * update
 
 
-class Plan:
+@dataclass(frozen=True)
+class RoundPlan:
+    """Who does what in one round of one run."""
+
+    participants: IntArray
+    """Numbers of the clients that take part, rising."""
+    attackers: dict[int, Attacker]
+    """Those of them that attack, by client."""
+    benign: bool
+    """Whether this is the benign counterpart: the attackers' data stays clean, and malicious clients send nothing."""
+
+    @property
+    def poisoners(self) -> dict[int, Attacker]:
+        """The attackers that train on poisoned batches."""
+        return {} if self.benign else {c: a for c, a in self.attackers.items() if a.poisoned_per_batch}
+
+
+class AttackPlan:
     """Who takes part and who attacks in each round of one run. All of it follows from settings and data."""
 
-    def __init__(self, exp: Experiment, data: FederatedData) -> None:
+    def __init__(self, exp: Experiment, data: FederatedData, benign: bool = False) -> None:
         """SettingsError or DataError if the attack does not fit the data."""
-        self.seed, self.server, self.attack, self.num_clients = exp.seed, exp.server, exp.attack, len(data.shards)
+        self.seed, self.server, self.attack, self.benign = exp.seed, exp.server, exp.attack, benign
+        self.num_clients = len(data.shards)
         self.rounds = frozenset(exp.attack.rounds(exp.server.rounds))
         self.crew = _crew(exp, data) if self.rounds else ()
+        """All attackers of the run, whether they take part in an attack round or not."""
 
-    def participants(self, round_: int) -> npt.NDArray[np.int64]:
-        """The clients that take part in a round, in rising order.
+    def round(self, round_: int) -> RoundPlan:
+        """The plan of a round; gamma = "replace" becomes N / R of those present."""
+        participants = self.participants(round_)
+        attackers = {}
+        if round_ in self.rounds:
+            present = [a for a in self.crew if a.client in participants]
+            attackers = {a.client: _scaled(a, len(participants), len(present)) for a in present}
+        return RoundPlan(participants, attackers, self.benign)
 
-        The draw knows neither data nor attack; attackers who are always present take the places of the last drawn.
+    def participants(self, round_: int) -> IntArray:
+        """The clients that take part in a round, rising.
+
+        The draw knows neither data nor attack; attackers whose participation is forced take the places of the last
+        drawn.
         """
         count = self.server.participants(self.num_clients)
         if count == self.num_clients:
             return np.arange(count)
-        drawn = rng.permutation(self.num_clients, rng.stream(self.seed, "participation", round_)).numpy()
+        order = rng.permutation(self.num_clients, rng.stream(self.seed, "participation", round_)).numpy()
         if self.attack.force_participation and round_ in self.rounds:
             forced = np.array([a.client for a in self.crew])
-            others = drawn[~np.isin(drawn, forced)]
-            drawn = np.concatenate([forced, others[: max(0, count - len(forced))]])
-            count = len(drawn)
-        return np.sort(drawn[:count])
+            others = order[~np.isin(order, forced)]
+            order = np.concatenate([forced, others[: max(0, count - len(forced))]])
+            count = len(order)
+        return np.sort(order[:count])
 
     def attackers(self, round_: int) -> tuple[Attacker, ...]:
-        """Those who attack in a round; each takes part in it. gamma = "replace" becomes N / R of those present."""
+        """All attackers in an attack round, () in others; absent ones have the scale that they would have alone."""
         if round_ not in self.rounds:
             return ()
-        present = self.participants(round_)
-        crew = [a for a in self.crew if a.client in present]
-        return tuple(replace(a, scale=len(present) / len(crew)) if np.isnan(a.scale) else a for a in crew)
+        plan = self.round(round_)
+        return tuple(plan.attackers.get(a.client) or _scaled(a, len(plan.participants), 1) for a in self.crew)
+
+
+def apply_attack(
+    plan: RoundPlan, clients: IntArray, updates: Tensor, global_model: Tensor, seed: int, round_: int
+) -> tuple[Tensor, list[int]]:
+    """What clients submit: their updates (k, P), but attackers scale theirs by gamma or send a malicious one.
+
+    Returns the submitted updates, and the clients among them whose submission is no update at all.
+    """
+    attacking = np.flatnonzero(np.isin(clients, list(plan.attackers)))
+    if not len(attacking):
+        return updates, []
+    submitted, invalid = updates.clone(), []
+    for row in attacking.tolist():
+        attacker = plan.attackers[int(clients[row])]
+        if plan.benign and attacker.update is not None:
+            submitted[row] = 0.0
+            continue
+        update = attacker.submitted_update(updates[row], global_model, seed, round_)
+        if update is None:
+            invalid.append(attacker.client)
+        else:
+            submitted[row] = update
+    return submitted, invalid
+
+
+def _scaled(attacker: Attacker, participants: int, attackers: int) -> Attacker:
+    """The attacker with model replacement's factor, if that is what it does."""
+    return replace(attacker, scale=participants / attackers) if np.isnan(attacker.scale) else attacker
 
 
 def _crew(exp: Experiment, data: FederatedData) -> tuple[Attacker, ...]:
     """All attackers of a run."""
     crew = []
-    for number, (client, attack) in enumerate(
-        zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True)
-    ):
+    members = zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True)
+    for number, (client, attack) in enumerate(members):
         if attack.target >= data.num_classes:
-            key = "attack.target" if attack.target == exp.attack.target else f"attack.per_attacker.{number}.target"
+            own = attack.target != exp.attack.target
+            key = f"attack.per_attacker.{number}.target" if own else "attack.target"
             raise DataError(f"{key}: got {attack.target}, expected 0 to {data.num_classes - 1} in {data.name}")
-        if attack.update is not None:
-            check_malicious(attack.update)
         trigger = make_trigger(attack, data, exp.seed)
         crew.append(
             Attacker(
                 client=client,
                 scale=np.nan if attack.scale == "replace" else attack.scale,
                 poisoned_per_batch=attack.poisoned_per_batch,
-                magnitude=trigger.magnitude(data, client),
+                magnitude=trigger.magnitude(data, client, exp.local.dtype),
                 target=attack.target,
                 label_flip=attack.labels == "target",
                 trigger=trigger,

@@ -23,9 +23,11 @@ from crfl.devices import to_device
 from crfl.errors import DataError, SettingsError
 
 Trigger = Callable[[Tensor], Tensor]
-"""Samples (m, d) -> the same samples with the trigger on, (m, d). If a trigger has a number `magnitude`, that bounds
-its change of a sample in l2 norm and is what the record states; otherwise the largest change of the attacker's own
-samples is measured."""
+"""Samples (m, d) -> the same samples with the trigger on, (m, d). A trigger may have a number `magnitude` that bounds
+its change of a sample in l2 norm; the record states that, or what the attacker's own samples moved if that is more."""
+
+MEASURED = 8192
+"""Samples whose change is measured at a time."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class EdgeCases:
     def __call__(self, x: Tensor) -> Tensor:
         """The edge cases nearest to x in l2 norm."""
         samples = to_device(self.samples, x.device)
+        samples = samples.to(x.dtype)
         return samples[torch.cdist(x, samples).argmin(dim=1)]
 
 
@@ -99,7 +102,7 @@ class ValidatedTrigger:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x with the trigger on; DataError if the trigger returns anything but finite features of the same shape."""
-        known = isinstance(self.trigger, (Pattern, EdgeCases))  # to look at values would keep an accelerator waiting
+        known = isinstance(self.trigger, (Pattern, EdgeCases))  # looking at values would make an accelerator wait
         changed = self.trigger(x if known else x.clone())  # a copy, should the trigger work in place
         proper = isinstance(changed, Tensor) and changed.shape == x.shape and not changed.is_complex()
         if not proper or not (known or torch.isfinite(changed).all()):
@@ -111,17 +114,32 @@ class ValidatedTrigger:
         changed = changed.detach().to(x.dtype)
         return changed if self.domain is None else changed.clamp(*self.domain)
 
-    def magnitude(self, data: FederatedData, client: int) -> float:
-        """||delta||: the trigger's own bound or, if it states none, its largest change of the client's samples."""
-        stated = getattr(self.trigger, "magnitude", None)
-        if stated is not None:
-            if not isinstance(stated, (int, float, np.number, Tensor)) or not 0 <= float(stated) < math.inf:
-                raise DataError(
-                    f"attack.trigger: {self.name!r} states magnitude {stated!r}, expected a finite number, 0 or more"
-                )
-            return float(stated)
-        blocks = (data.features(rows) for rows in data.shards[client].split(8192))
-        return max(float((self(x) - x).double().norm(dim=1).max()) for x in blocks)
+    def features(self, data: FederatedData, rows: Tensor, x: Tensor) -> Tensor:
+        """Features (m, d) of the training samples `rows` (m,) with the trigger on; x (m, d) are those without.
+
+        The trigger is planted in the input, before the feature map.
+        """
+        if data.feature_map is None:
+            return self(x)
+        return data.map_inputs(self(data.input_features(rows))).to(x)
+
+    def magnitude(self, data: FederatedData, client: int, dtype: torch.dtype) -> float:
+        """||delta||: how far the trigger moves a sample of the client at most, in float64 and never less.
+
+        The largest distance of its training samples, as they are computed in `dtype`, from those with the trigger; or
+        the trigger's own bound, if that is larger and the features are the inputs.
+        """
+        stated = getattr(self.trigger, "magnitude", 0.0)
+        if not isinstance(stated, (int, float, np.number, Tensor)) or not 0 <= float(stated) < math.inf:
+            raise DataError(
+                f"attack.trigger: {self.name!r} states magnitude {stated!r}, expected a finite number, 0 or more"
+            )
+        largest = 0.0 if data.feature_map is not None else float(stated)
+        for rows in data.shards[client].split(MEASURED):
+            x = data.features(rows).to(dtype)
+            moved = self.features(data, rows, x).double() - x.double()
+            largest = max(largest, float(moved.norm(dim=1).max()) * (1 + 1e-12))  # the norm itself is rounded
+        return largest
 
 
 def make_trigger(attack: Attack, data: FederatedData, seed: int) -> ValidatedTrigger:
@@ -136,8 +154,19 @@ def make_trigger(attack: Attack, data: FederatedData, seed: int) -> ValidatedTri
 
 
 def backdoored(exp: Experiment, data: FederatedData) -> Split:
-    """The test set with the whole trigger of `attack.trigger` on every sample and the true labels kept."""
-    return Split(make_trigger(exp.attack, data, exp.seed)(data.test.x), data.test.y)
+    """The test set with the whole trigger of `attack.trigger` on every sample and the true labels kept.
+
+    The trigger is planted in the inputs; under a feature map `x` holds their features.
+    """
+    trigger = make_trigger(exp.attack, data, exp.seed)
+    return Split(triggered(data, trigger, data.test.x, slice(None)), data.test.y)
+
+
+def triggered(data: FederatedData, trigger: ValidatedTrigger, x: Tensor, rows: slice) -> Tensor:
+    """Features (m, d) of some rows of the test set with the trigger on; x (m, d) are those without."""
+    if data.feature_map is None:
+        return trigger(x)
+    return data.map_inputs(trigger(data.test_inputs[rows])).to(x)
 
 
 def _place(place: str | tuple[int, int], data: FederatedData) -> int:

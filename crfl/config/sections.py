@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+if TYPE_CHECKING:
+    import torch
 
 DataName = Literal["digits", "mnist", "emnist", "cifar10", "loan", "custom"]
 PartitionName = Literal["iid", "dirichlet", "natural"]
@@ -102,6 +105,13 @@ class Local(Section):
     keep_last_batch: bool = False
     """Keep the incomplete last batch of an epoch. It holds as many poisoned samples as a whole one."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of numbers that training computes with."""
+        import torch  # here, because settings are read without it
+
+        return torch.float64 if self.precision == "float64" else torch.float32
+
     def learning_rates(self, clients: int) -> tuple[float, ...]:
         """eta_i of each of N clients."""
         rate = self.learning_rate
@@ -145,6 +155,8 @@ class Server(Section):
 
     rounds: PositiveInt = 60
     """T"""
+    evaluate_every: PositiveInt = 1
+    """Rounds from one evaluation on the test set to the next; the last round always has one."""
     participation: Share = 1.0
     """Share of the clients that take part in a round, drawn anew for each round from the seed."""
     aggregation: str = "mean"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +188,10 @@ class FederatedData:
         rows = arrays.row_sets(shards, len(train_x))
         names = tuple(client_names), tuple(class_names), tuple(feature_names)
         return cls(name, train_x, train_y, rows, test, classes, scale, *names, shape, domain)
+
+    feature_map: Any = field(default=None, init=False)
+    norm_bound: float | None = field(default=None, init=False)
+    public_samples: int = field(default=0, init=False)
 
     def label_counts(self) -> DataFrame:
         """How many training samples of which label every client has: a row a client, a column a class."""

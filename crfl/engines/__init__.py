@@ -1,1 +1,26 @@
-"""Ways to run the clients' local training."""
+"""Engines: ways to run the clients' local training of a round."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from crfl.config import Local
+from crfl.data.federated import FederatedData
+from crfl.engines.base import ClientUpdates, Engine
+from crfl.engines.reference import ReferenceEngine
+from crfl.engines.vectorised.engine import VectorisedEngine
+from crfl.errors import SettingsError
+from crfl.models import Model
+
+__all__ = ["ClientUpdates", "Engine", "EngineName", "make_engine"]
+
+EngineName = Literal["vectorised", "reference"]
+
+
+def make_engine(name: EngineName, model: Model, data: FederatedData, local: Local, seed: int) -> Engine:
+    """The engine called `name`; SettingsError if there is none."""
+    if name == "vectorised":
+        return VectorisedEngine(model, data, local, seed)
+    if name == "reference":
+        return ReferenceEngine(model, data, local, seed)
+    raise SettingsError([f"engine: got {name!r}, expected one of: {', '.join(get_args(EngineName))}"])

@@ -1,15 +1,15 @@
-"""What training asks of a model: parameters as one flat vector, and local SGD."""
+"""What training, evaluation and certification ask of a model: parameters as one flat vector."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class LocalSGD(Protocol):
-    """Local training of n clients times S runs, all stepping together on cross entropy."""
+    """Local training of k clients times S runs, all stepping together on cross entropy."""
 
     def step(self, x: Tensor, y: Tensor, rates: Tensor, decay: Tensor | None) -> None:
         """One step of the first k clients.
@@ -19,14 +19,16 @@ class LocalSGD(Protocol):
         """
 
     def updates(self, out: Tensor) -> None:
-        """Write what each client moved to `out` (n, S, P)."""
+        """Write what each client moved to `out` (k, S, P)."""
 
 
 class Model(Protocol):
-    """What training asks of a model. Parameters are one vector of P numbers; leading dimensions batch."""
+    """A model is P numbers in one vector; leading dimensions batch. Its fast paths are its own."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As in the record."""
+
     @property
     def num_features(self) -> int:
         """d"""
@@ -39,14 +41,47 @@ class Model(Protocol):
     def num_params(self) -> int:
         """P"""
 
+    @property
+    def bias(self) -> bool:
+        """Whether logits have a constant term."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether logits are linear in the features, so that cross entropy is convex in the parameters."""
+
     def initial(self, generator: torch.Generator) -> Tensor:
-        """The parameters (P,) at which training starts."""
+        """The parameters (P,) float32 at which training starts."""
 
     def logits(self, params: Tensor, x: Tensor) -> Tensor:
         """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""
 
+    def class_logits(self, params: Tensor, x: Tensor) -> Tensor:
+        """Logits (S, C, m) of the samples x (m, d) under S models (S, P), classes before samples."""
+
+    def changed_logits(self, params: Tensor, logits: Tensor, x: Tensor, columns: Tensor, change: Tensor) -> Tensor:
+        """Logits (C, m) of one model (P,) once `change` (m, k) is added to `columns` (k,) of x, given those before."""
+
+    def noisy_logits(self, models: Tensor, x: Tensor) -> Tensor:
+        """Logits (C, k, m) of k models (k, P), as votes need them."""
+
+    def models_per_block(self, limit: int) -> int:
+        """How many models judge samples together, given a limit on models times classes."""
+
+    def feature_norms(self, x: Tensor) -> Tensor:
+        """||x~|| of the samples x (m, d), (m,) float64: of (x, 1) with a bias, of x without."""
+
     def spectral_norm(self, params: Tensor) -> Tensor:
         """||W||_2 of the weights in parameters (..., P), float64 (...); NaN if the model is not linear."""
 
-    def local_sgd(self, params: Tensor, clients: int, scale: float) -> LocalSGD:
-        """Local training of `clients` clients that all start at `params` (S, P); features are scale * stored."""
+    def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> LocalSGD:
+        """Local training of `clients` clients from `params`: (S, P) for all of them, or (clients, S, P).
+
+        Features are scale * stored. `columns` (clients, w), for linear models: the features that each client's samples
+        consist of; None: all.
+        """
+
+    def to_module(self, params: Tensor) -> nn.Module:
+        """A torch module with the parameters (P,), which maps features (m, d) to logits (m, C)."""
+
+    def from_module(self, module: nn.Module) -> Tensor:
+        """The parameters (P,) of such a module."""

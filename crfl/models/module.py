@@ -10,11 +10,11 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from crfl.errors import DataError
-from crfl.models.base import Model
-from crfl.models.softmax import SoftmaxRegression
 
 BLOCK_SAMPLES = 1024
 """Samples that a module judges at once."""
+BLOCK_MODELS = 16
+"""Models that judge samples at once: their activations are of unknown size."""
 
 
 class ModuleModel:
@@ -23,6 +23,9 @@ class ModuleModel:
     The module is copied and runs in eval mode: no dropout, running statistics stay as they are. Training starts at the
     parameters that it has, whatever the seed. They are one vector, in the order of `named_parameters`.
     """
+
+    linear = False
+    bias = True
 
     def __init__(self, module: nn.Module, num_features: int, num_classes: int) -> None:
         """DataError unless the module maps (m, d) to (m, C)."""
@@ -63,60 +66,81 @@ class ModuleModel:
         blocks = [many(params.reshape(-1, params.shape[-1]), block.clone()) for block in x.split(BLOCK_SAMPLES)]
         return torch.cat(blocks, dim=1).view(*params.shape[:-1], len(x), -1)
 
+    def class_logits(self, params: Tensor, x: Tensor) -> Tensor:
+        """Logits (S, C, m) of the samples x (m, d) under S models (S, P)."""
+        return self.logits(params, x).mT
+
+    def changed_logits(self, params: Tensor, logits: Tensor, x: Tensor, columns: Tensor, change: Tensor) -> Tensor:
+        """Logits (C, m) of one model (P,) once `change` (m, k) is added to `columns` (k,) of x."""
+        moved = x.clone()
+        moved[:, columns] += change
+        return self.logits(params, moved).mT
+
+    def noisy_logits(self, models: Tensor, x: Tensor) -> Tensor:
+        """Logits (C, k, m) of k models (k, P)."""
+        return self.logits(models, x).permute(2, 0, 1)
+
+    def models_per_block(self, limit: int) -> int:
+        """BLOCK_MODELS, whatever the limit."""
+        return BLOCK_MODELS
+
+    def feature_norms(self, x: Tensor) -> Tensor:
+        """||(x, 1)|| of the samples x (m, d), (m,) float64."""
+        norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        return torch.hypot(norms, torch.ones_like(norms))
+
     def spectral_norm(self, params: Tensor) -> Tensor:
         """NaN: there is no one weight matrix."""
         return params.new_full(params.shape[:-1], torch.nan, dtype=torch.float64)
 
-    def local_sgd(self, params: Tensor, clients: int, scale: float) -> ModuleSGD:
-        """Local training of `clients` clients that all start at `params` (S, P)."""
+    def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> ModuleSGD:
+        """Local training of `clients` clients from `params`: (S, P) for all of them, or (clients, S, P)."""
         return ModuleSGD(self, params, clients, scale)
+
+    def to_module(self, params: Tensor) -> nn.Module:
+        """The user's module with the parameters (P,), in eval mode."""
+        module = copy.deepcopy(self.module).to(params.device, params.dtype).requires_grad_(True)
+        nn.utils.vector_to_parameters(params.detach().clone(), module.parameters())
+        return module
+
+    def from_module(self, module: nn.Module) -> Tensor:
+        """The parameters (P,) of such a module."""
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    def loss(self, params: Tensor, x: Tensor, y: Tensor, rates: Tensor) -> Tensor:
+        """Sum over the samples of rate times cross entropy."""
+        return (rates * functional.cross_entropy(self._logits(params, x), y, reduction="none")).sum()
 
     def _logits(self, params: Tensor, x: Tensor) -> Tensor:
         """Logits (m, C) under one vector of parameters (P,)."""
         parts = params.split([shape.numel() for shape in self.shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        named |= {name: b.to(params.device) for name, b in self.module.named_buffers()}
-        found: Tensor = functional_call(self.module, named, (x,))
-        return found
-
-    def _loss(self, params: Tensor, x: Tensor, y: Tensor, rates: Tensor) -> Tensor:
-        """Sum over the samples of rate times cross entropy."""
-        return (rates * functional.cross_entropy(self._logits(params, x), y, reduction="none")).sum()
+        named |= {
+            name: b.to(params.device, params.dtype if b.is_floating_point() else b.dtype)
+            for name, b in self.module.named_buffers()
+        }
+        logits: Tensor = functional_call(self.module, named, (x,))
+        return logits
 
 
 class ModuleSGD:
-    """Local SGD of n clients times S runs of a module, all stepping together. See LocalSGD."""
+    """Local SGD of k clients times S runs of a module, all stepping together. See LocalSGD."""
 
     def __init__(self, model: ModuleModel, params: Tensor, clients: int, scale: float) -> None:
-        """`params` (S, P): where every client starts."""
-        self.start, self.scale = params, scale
-        self.params = params.repeat(clients, 1, 1)
-        per_run = vmap(grad(model._loss), in_dims=(0, None, None, None))
+        """`params` (S, P) or (clients, S, P): where the clients start."""
+        self.start, self.scale = params.expand(clients, *params.shape[-2:]), scale
+        self.params = self.start.clone(memory_format=torch.contiguous_format)
+        per_run = vmap(grad(model.loss), in_dims=(0, None, None, None))
         self.gradient = vmap(per_run)
 
     def step(self, x: Tensor, y: Tensor, rates: Tensor, decay: Tensor | None) -> None:
         """See LocalSGD."""
         params = self.params[: len(y)]
-        moved = self.gradient(params, x * self.scale, y, rates.squeeze(1).expand(y.shape))
+        gradient = self.gradient(params, x * self.scale, y, rates.squeeze(1).expand(y.shape))
         if decay is not None:
             params.mul_(1 - decay)
-        params.sub_(moved)
+        params.sub_(gradient)
 
     def updates(self, out: Tensor) -> None:
         """See LocalSGD."""
         torch.sub(self.params, self.start, out=out)
-
-
-def make_model(model: Model | nn.Module | None, num_features: int, num_classes: int) -> Model:
-    """The model to train: softmax regression by default; a module is wrapped for so many features and classes."""
-    if model is None:
-        return SoftmaxRegression(num_features, num_classes)
-    if isinstance(model, nn.Module):
-        return ModuleModel(model, num_features, num_classes)
-    found = getattr(model, "num_features", None), getattr(model, "num_classes", None)
-    if found != (num_features, num_classes):
-        raise DataError(
-            f"model: got {model!r}, expected a torch.nn.Module, or a model of {num_features} features and "
-            f"{num_classes} classes"
-        )
-    return model

@@ -1,28 +1,32 @@
-"""Models as flat parameter vectors. Only this module knows what their entries mean."""
+"""Softmax regression: a linear model with its closed-form gradient and its fast paths."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from crfl import matmul as products
+from crfl import matmul
 
 
 @dataclass(frozen=True)
 class SoftmaxRegression:
     """Linear model with softmax and cross entropy: l = W x + b, p = softmax(l).
 
-    Parameters are one vector of P = C (d + 1) numbers: W row by row, then b. Leading dimensions batch.
+    Parameters are one vector of P = C (d + 1) numbers: W row by row, then b; without a bias P = C d. Leading dimensions
+    batch.
     """
 
     num_features: int
     """d"""
     num_classes: int
     """C"""
+    bias: bool = True
+    start: Tensor | None = field(default=None, repr=False, compare=False)
+    """Parameters (P,) at which training starts; None: drawn at random."""
 
     @property
     def name(self) -> str:
@@ -30,22 +34,31 @@ class SoftmaxRegression:
         return "softmax regression"
 
     @property
+    def linear(self) -> bool:
+        """True"""
+        return True
+
+    @property
     def num_params(self) -> int:
         """P"""
-        return self.num_classes * (self.num_features + 1)
+        return self.num_classes * (self.num_features + self.bias)
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of `params` (..., P): weights W (..., C, d) and biases b (..., C)."""
+        """Views of `params` (..., P): weights W (..., C, d) and biases b (..., C); zeros if the model has none."""
         cut = self.num_classes * self.num_features
         weights = params[..., :cut].unflatten(-1, (self.num_classes, self.num_features))
+        if not self.bias:
+            return weights, params.new_zeros(()).expand(*params.shape[:-1], self.num_classes)
         return weights, params[..., cut:]
 
     def join(self, weights: Tensor, bias: Tensor) -> Tensor:
         """The flat vectors (..., P) of weights (..., C, d) and biases (..., C)."""
-        return torch.cat([weights.flatten(-2), bias], dim=-1)
+        return torch.cat([weights.flatten(-2), bias], dim=-1) if self.bias else weights.flatten(-2)
 
     def initial(self, generator: torch.Generator) -> Tensor:
         """PyTorch's default for a linear layer: every entry uniform in +-1/sqrt(d). Shape (P,), float32."""
+        if self.start is not None:
+            return self.start.clone()
         bound = 1 / math.sqrt(self.num_features)
         return (2 * torch.rand(self.num_params, generator=generator, dtype=torch.float32) - 1) * bound
 
@@ -53,6 +66,30 @@ class SoftmaxRegression:
         """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""
         weights, bias = self.split(params)
         return x @ weights.mT + bias.unsqueeze(-2)
+
+    def class_logits(self, params: Tensor, x: Tensor) -> Tensor:
+        """Logits (S, C, m) of the samples x (m, d) under S models (S, P)."""
+        weights, bias = self.split(params)
+        return matmul.inner(weights.flatten(0, 1), x).view(*bias.shape, -1).add_(bias.unsqueeze(2))
+
+    def changed_logits(self, params: Tensor, logits: Tensor, x: Tensor, columns: Tensor, change: Tensor) -> Tensor:
+        """Logits (C, m) of one model (P,) once `change` (m, k) is added to `columns` (k,) of x, given those before."""
+        return logits + self.split(params)[0][:, columns] @ change.mT
+
+    def noisy_logits(self, models: Tensor, x: Tensor) -> Tensor:
+        """Logits (C, k, m) of k models (k, P): one large product, so that a maximum over classes is elementwise."""
+        weights, bias = (part.transpose(0, 1).flatten(0, 1) for part in self.split(models))
+        logits = matmul.inner(weights, x).add_(bias.unsqueeze(1))
+        return logits.view(self.num_classes, len(models), len(x))
+
+    def models_per_block(self, limit: int) -> int:
+        """`limit` is a number of rows of logits: models times classes."""
+        return limit // self.num_classes
+
+    def feature_norms(self, x: Tensor) -> Tensor:
+        """||x~|| of the samples x (m, d), (m,) float64."""
+        norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        return torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms
 
     def gradient(self, params: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Gradient (..., P) of the mean cross entropy over samples x (..., m, d), y (..., m): (p - e_y) x~^T / m."""
@@ -67,61 +104,79 @@ class SoftmaxRegression:
         return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
 
     def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> SoftmaxSGD:
-        """Local training of `clients` clients that all start at `params` (S, P).
+        """Local training of `clients` clients from `params`: (S, P) for all of them, or (clients, S, P).
 
         `columns` (clients, w): the features that each client's samples x (k, n, w) consist of; None: all.
         """
         return SoftmaxSGD(self, params, clients, scale, columns)
 
+    def to_module(self, params: Tensor) -> nn.Linear:
+        """A torch.nn.Linear with the parameters (P,)."""
+        module = nn.Linear(self.num_features, self.num_classes, self.bias, device=params.device, dtype=params.dtype)
+        weights, bias = self.split(params.detach())
+        with torch.no_grad():
+            module.weight.copy_(weights)
+            if self.bias:
+                module.bias.copy_(bias)
+        return module
+
+    def from_module(self, module: nn.Module) -> Tensor:
+        """The parameters (P,) of a torch.nn.Linear."""
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
 
 class SoftmaxSGD:
-    """Local SGD of n clients times S runs of softmax regression, all stepping together.
+    """Local SGD of k clients times S runs of softmax regression, all stepping together.
 
-    The S runs see the same batches, so their class rows are stacked: one product serves all of them. Everything is
-    class-major, (client, run and class, sample): both products of a step are then contiguous batched GEMMs, several
-    times faster than the transposed forms. Features come in stored units, true = scale * stored; the products bring
-    the factor in for nothing.
+    The S runs see the same batches, so their class rows are joined: one product serves all of them. Everything is
+    class-major, (client, run and class, sample): both products of a step are then contiguous batched matrix products,
+    several times faster than the transposed forms. Features come in stored units, true = scale * stored; the products
+    apply the factor.
     """
 
     def __init__(
         self, model: SoftmaxRegression, params: Tensor, clients: int, scale: float, columns: Tensor | None = None
     ) -> None:
-        """`params` (S, P): where every client starts. `columns` (clients, w): the features that each has; None: all."""
-        self.model, self.scale, self.runs, self.columns = model, scale, len(params), columns
+        """`params` (S, P) or (clients, S, P): where the clients start. `columns` (clients, w); None: all features."""
+        self.model, self.scale, self.runs, self.columns = model, scale, params.shape[-2], columns
         weights, bias = model.split(params)
-        self.start, self.start_bias = weights.flatten(0, 1).expand(clients, -1, -1), bias.reshape(-1, 1)
+        rows = self.runs * model.num_classes
+        self.start = weights.flatten(-3, -2).expand(clients, rows, -1)
+        self.start_bias = bias.reshape(*bias.shape[:-2], rows, 1).expand(clients, rows, 1)
         if columns is not None:
-            self.start = self.start.gather(2, columns[:, None].expand(-1, self.start.shape[1], -1))
+            self.start = self.start.gather(2, columns[:, None].expand(-1, rows, -1))
         self.weights = self.start.clone(memory_format=torch.contiguous_format)
-        self.bias = self.start_bias.repeat(clients, 1, 1)
+        self.bias = self.start_bias.clone(memory_format=torch.contiguous_format)
         self.running = self.weights, self.bias
         """Of the clients that still train."""
         self.minus_one = params.new_full((1, 1, 1, 1), -1.0).expand(clients, self.runs, 1, 2**31)
         """For any number of samples."""
 
     def step(self, x: Tensor, y: Tensor, rates: Tensor, decay: Tensor | None) -> None:
-        """See LocalSGD."""
+        """w <- (1 - eta lambda) w - eta / n sum (p - e_y) x~^T of the first k clients. See LocalSGD."""
         k, n = y.shape
         weights, bias = self.running
         if k < weights.shape[0]:
             weights, bias = self.running = weights[:k], bias[:k]
-        logits = products.batched_affine(weights, x, bias, alpha=self.scale)
+        logits = matmul.batched_affine(weights, x, bias, alpha=self.scale)
         residual = logits.view(k, self.runs, self.model.num_classes, n).softmax(dim=2)
         residual.scatter_add_(2, y.view(k, 1, 1, n).expand(k, self.runs, 1, n), self.minus_one)
         residual = residual.view(k, -1, n).mul_(rates)
         if decay is not None:
             weights.mul_(1 - decay)
             bias.mul_(1 - decay)
-        products.add_batched(weights, residual, x, alpha=-self.scale)
-        bias.sub_(residual.sum(dim=2, keepdim=True))
+        matmul.add_batched(weights, residual, x, alpha=-self.scale)
+        if self.model.bias:
+            bias.sub_(residual.sum(dim=2, keepdim=True))
 
     def updates(self, out: Tensor) -> None:
         """See LocalSGD."""
         weights, bias = self.model.split(out)
-        torch.sub(self.bias.view(bias.shape), self.start_bias.view(bias.shape[1:]), out=bias)
-        each = (*bias.shape, -1)
+        if self.model.bias:
+            torch.sub(self.bias.view(bias.shape), self.start_bias.reshape(bias.shape), out=bias)
+        shape = (*bias.shape, -1)
         if self.columns is None:
-            torch.sub(self.weights.view(each), self.start.unflatten(1, each[1:3]), out=weights)
+            torch.sub(self.weights.view(shape), self.start.unflatten(1, shape[1:3]), out=weights)
         else:
-            moved = self.weights.sub_(self.start).view(each)
+            moved = self.weights.sub_(self.start).view(shape)
             weights.zero_().scatter_(3, self.columns[:, None, None].expand(moved.shape), moved)

@@ -67,6 +67,7 @@ def digest(value: object) -> str:
 
 def _of_crfl(function: Callable[..., Any]) -> bool:
     """Whether it comes with crfl, whole: not one that crfl made of the user's samples."""
+    function = getattr(function, "function", function)  # of an aggregation rule
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<locals>")
     return str(module).startswith("crfl.") and "<locals>" not in name
 

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from crfl.algorithm import RunBatch
 from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import StoreError
 from crfl.files import read_columns, read_json, read_tensors, write_atomic, write_columns, write_tensors
+from crfl.models import make_model
 from crfl.models.base import Model
-from crfl.models.module import make_model
 from crfl.progress import bar
 from crfl.record import TrainingRecord
 from crfl.run import TrainingRun
+from crfl.run_batch import RunBatch
 from crfl.runs.fingerprint import digest, own_functions
 from crfl.state import TrainingState
 
@@ -54,7 +54,7 @@ def train(
     data: FederatedData,
     *,
     benign: bool = False,
-    model: nn.Module | None = None,
+    model: Model | nn.Module | None = None,
     checkpoints: Sequence[int] = (),
     device: str | torch.device = "cpu",
     progress: bool = False,
@@ -70,7 +70,7 @@ def train(
         run = load_run(folder, exp, model=model)
         write_atomic(folder / "settings.yaml", exp.to_yaml())  # whose smoothing may be another
         return run
-    stack = RunBatch((exp,), (benign,), data, tuple(checkpoints), model)
+    stack = RunBatch.of([exp], data, [benign], model, checkpoints)
     state = _read_state(folder / "resume.safetensors") or stack.start()
     saved = time.monotonic()
     left = stack.rounds(state, device)
@@ -95,7 +95,7 @@ def training_key(
     data: FederatedData,
     benign: bool = False,
     checkpoints: Sequence[int] = (),
-    model: nn.Module | None = None,
+    model: Model | nn.Module | None = None,
 ) -> dict[str, str]:
     """All that training depends on, as a digest for each part; the user's own functions and model by content."""
     parts: dict[str, Any] = {
@@ -123,6 +123,7 @@ def save_run(folder: str | Path, run: TrainingRun) -> None:
         "model": run.model.name,
         "num_features": run.model.num_features,
         "num_classes": run.model.num_classes,
+        "bias": run.model.bias,
     }
     write_atomic(folder / "settings.yaml", run.experiment.to_yaml())
     write_atomic(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -145,7 +146,7 @@ def load_run(
         raise StoreError(f"{folder}: no finished run here (params.safetensors is missing); `crfl run` makes one")
     exp = exp or Experiment.from_yaml(folder / "settings.yaml")
     params, about = _read_params(folder / "params.safetensors")
-    trained = make_model(model, about["num_features"], about["num_classes"])
+    trained = make_model(model, about["num_features"], about["num_classes"], about["bias"])
     if (trained.name, trained.num_params) != (about["model"], params.numel()):
         raise StoreError(
             f"{folder}: holds a run of {about['model']!r} with {params.numel()} parameters, found "
@@ -288,7 +289,7 @@ def _read_state(path: Path) -> TrainingState | None:
     if not path.exists():
         return None
     try:
-        return TrainingState.from_tensors(read_tensors(path)[0])
+        return TrainingState.from_tensors([read_tensors(path)[0]])
     except KeyError as error:
         raise StoreError(f"{path}: is not the state of a run ({error} is missing); delete it to start anew") from None
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import crfl
 from crfl import aggregation
-from crfl.aggregation import AGGREGATORS, Aggregate, make_aggregator
+from crfl.aggregation import AGGREGATORS, Aggregate, get_rule
 from crfl.config import Server
 from crfl.errors import SettingsError, TrainingError
 from tests.training import naive
@@ -62,7 +62,7 @@ def test_training_under_a_rule_equals_the_naive_loop(uneven, name):
 @pytest.mark.parametrize("n", [5, 8, 9])
 def test_rules_equal_their_loops(name, n):
     updates, sizes = random_updates(n)
-    found = make_aggregator(name)(updates, sizes, Server(num_byzantine=1))
+    found = get_rule(name)(updates, sizes, Server(num_byzantine=1))
     expected, weights = naive.RULES[name](list(updates), sizes.tolist(), 1)
     torch.testing.assert_close(found.update, expected, rtol=1e-5, atol=1e-6)
     assert found.weights.tolist() == pytest.approx(weights, rel=1e-9)
@@ -71,7 +71,7 @@ def test_rules_equal_their_loops(name, n):
 @pytest.mark.parametrize("name", COUNTED)
 def test_weights_give_the_update_back(name):
     updates, sizes = random_updates(seed=1)
-    found = make_aggregator(name)(updates, sizes, Server())
+    found = get_rule(name)(updates, sizes, Server())
     torch.testing.assert_close(found.update.double(), found.weights @ updates.double(), rtol=1e-5, atol=1e-6)
     total = float(found.weights.sum())
     assert total == pytest.approx(1) if name != "norm_bounded_mean" else total < 1
@@ -81,7 +81,7 @@ def test_weights_give_the_update_back(name):
 def test_rules_know_no_order_of_clients(name):
     updates, sizes = random_updates(seed=2)
     order = torch.randperm(len(updates), generator=torch.Generator().manual_seed(0))
-    rule = make_aggregator(name)
+    rule = get_rule(name)
     straight, shuffled = rule(updates, sizes, Server()), rule(updates[order], sizes[order], Server())
     torch.testing.assert_close(straight.update, shuffled.update, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(straight.weights[order], shuffled.weights, rtol=1e-6, atol=1e-12)
@@ -90,7 +90,7 @@ def test_rules_know_no_order_of_clients(name):
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_equal_updates_stay_what_they_are(name):
     update = torch.arange(5.0)
-    found = make_aggregator(name)(update.repeat(7, 1), torch.full((7,), 3), Server())
+    found = get_rule(name)(update.repeat(7, 1), torch.full((7,), 3), Server())
     torch.testing.assert_close(found.update, update)
     if name not in ("krum", "multi_krum"):
         torch.testing.assert_close(found.weights, torch.full((7,), 1 / 7, dtype=torch.float64))
@@ -101,7 +101,7 @@ def test_equal_updates_stay_what_they_are(name):
 def test_robust_rules_withstand_one_huge_update(name, huge):
     updates, sizes = random_updates(seed=3)
     updates[4] = huge
-    found = make_aggregator(name)(updates, sizes, Server(num_byzantine=1))
+    found = get_rule(name)(updates, sizes, Server(num_byzantine=1))
     if name == "rfa" and huge == 1e30:  # it stops too early to forget this one, as its docstring says
         assert 0 < found.update.double().norm() < 1e-6 * updates[4].double().norm()
         return
@@ -222,7 +222,7 @@ def test_krum_takes_the_one_with_the_closest_company():
 def test_too_few_clients_for_a_rule(name, n):
     """Settings refuse it; dropped clients may still lead there."""
     with pytest.raises(TrainingError, match=rf"{name} with server.num_byzantine = 2 needs {n + 1} clients"):
-        make_aggregator(name)(torch.randn(n, 3), torch.ones(n), Server(num_byzantine=2))
+        get_rule(name)(torch.randn(n, 3), torch.ones(n), Server(num_byzantine=2))
     with pytest.raises(
         SettingsError, match=rf"server.num_byzantine: got 2, expected 0 to 1 with {name} and {n} clients"
     ):

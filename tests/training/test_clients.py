@@ -6,7 +6,7 @@ import torch
 
 import crfl
 from crfl.aggregation import mean
-from crfl.algorithm import RunBatch
+from crfl.run_batch import RunBatch
 from crfl.data.federated import FederatedData, Split
 from crfl.engines.vectorised import LocalTraining
 from crfl.errors import InvalidUpdateWarning

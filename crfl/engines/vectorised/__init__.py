@@ -1,0 +1,1 @@
+"""The vectorised engine: many clients and runs step together. Everything here exists for speed."""

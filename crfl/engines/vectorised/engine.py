@@ -1,0 +1,230 @@
+"""Local SGD of many clients and runs at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crfl.attack.plan import Attacker, RoundPlan
+from crfl.config import Local
+from crfl.data.federated import FederatedData
+from crfl.devices import to_device
+from crfl.engines.base import ClientUpdates
+from crfl.engines.vectorised.batches import BatchOrders
+from crfl.engines.vectorised.support import FeatureSupport, feature_support
+from crfl.engines.vectorised.tuning import CHUNK_BYTES, GROUP_SAMPLES, clients_at_once
+from crfl.models import Model
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What the local training of a round depends on."""
+
+    models: Tensor
+    """(S, P)"""
+    number: int
+    rates: Tensor
+    """(N, 1, 1): learning rate of each client."""
+
+
+class VectorisedEngine:
+    """Trains as many clients together as the cache holds, for all runs, in memory that it uses again."""
+
+    def __init__(
+        self, model: Model, data: FederatedData, local: Local, seed: int, chunk_bytes: int = CHUNK_BYTES
+    ) -> None:
+        """`data` lies on the device that trains. `chunk_bytes`: memory of the clients that train together."""
+        self.model, self.data, self.local, self.chunk_bytes = model, data, local, chunk_bytes
+        sizes = np.asarray(data.sizes, dtype=np.int64)
+        self.orders = BatchOrders(sizes, local, seed)
+        self.group_size = max(1, GROUP_SAMPLES // self.orders.max_batch)
+        """Single-step clients that step as one."""
+        self.row_index = torch.cat(data.shards).int().to(data.x.device)
+        """Training rows of all clients, one client after the other, (rows,) int32."""
+        self.labels = data.y.index_select(0, self.row_index).int()
+        """Of `row_index`, (rows,) int32."""
+        self.rates = torch.tensor(local.learning_rates(len(sizes)), dtype=torch.float64).view(-1, 1, 1)
+        self._buffers: dict[str, Tensor] = {}
+
+    def local_updates(
+        self,
+        global_models: Tensor,
+        round_: int,
+        learning_rate_cap: float,
+        plans: Sequence[RoundPlan],
+        weights: Tensor | None = None,
+    ) -> Iterator[ClientUpdates]:
+        """See Engine."""
+        rates = self.rates.clamp(max=learning_rate_cap).to(global_models.dtype)
+        now = _Round(global_models, round_, rates)
+        poisoned = [self._poisoned_updates(now, run, plan.poisoners) for run, plan in enumerate(plans)]
+        clients = plans[0].participants
+        for plan in plans[1:]:
+            clients = np.union1d(clients, plan.participants)
+        if weights is not None:
+            attacking = set().union(*(plan.attackers for plan in plans))
+            summed = np.setdiff1d(self._single_step_clients(clients, now), list(attacking))
+            for members, total in self._weighted_update_sums(now, summed, weights):
+                if torch.isfinite(total.sum()):  # else the server is to see whose update is not
+                    yield ClientUpdates(members, total, summed=True)
+                    clients = np.setdiff1d(clients, members, assume_unique=True)
+        for members, updates in self._updates(now, clients):
+            for run, own in enumerate(poisoned):
+                for client, update in own.items():
+                    updates[members == client, run] = update
+            yield ClientUpdates(members, updates)
+
+    @cached_property
+    def support(self) -> FeatureSupport | None:
+        """The samples as a linear model learns from them, if that is less. (Decay moves the weights of any feature.)"""
+        return feature_support(self.data) if self.model.linear and not self.local.weight_decay else None
+
+    def _updates(
+        self, now: _Round, clients: IntArray, attackers: Sequence[Attacker] | None = None
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Some k of the clients at a time, and their updates (k, S, P) in memory that the next ones overwrite.
+
+        With `attackers`, one for each client, on the same batches poisoned.
+        """
+        batches, first = self.orders.draw(clients, now.number)
+        order = np.argsort(-self.orders.steps[clients], kind="stable")
+        for members in _chunks(order, self._at_once(self.orders.max_batch, now.models)):
+            steps = self.orders.steps[clients[members]]
+            step = np.arange(steps[0])[:, None]
+            running = step < steps  # clients that have finished drop out at the end
+            places = torch.from_numpy(batches[(first[members] + step)[running]])
+            rates = now.rates[np.broadcast_to(clients[members], running.shape)[running]]
+            counts = running.sum(axis=1).tolist()
+            by_sample = rates * _shares(places, rates.dtype)
+            columns = None
+            if attackers is None and self.support is not None:  # a trigger may touch any feature
+                columns = self.support.columns[to_device(torch.from_numpy(clients[members]), now.models.device)]
+            poisoners = None if attackers is None else [attackers[i] for i in members]
+            yield clients[members], self._train(now.models, counts, places, rates, by_sample, columns, poisoners)
+
+    def _poisoned_updates(self, now: _Round, run: int, attackers: dict[int, Attacker]) -> dict[int, Tensor]:
+        """What the attackers of a run learn from poisoned batches, by client."""
+        if not attackers:
+            return {}
+        clients = np.array(sorted(attackers), dtype=np.int64)
+        alone = _Round(now.models[run : run + 1], now.number, now.rates)
+        return {
+            client: update[0].clone()
+            for members, updates in self._updates(alone, clients, [attackers[c] for c in clients.tolist()])
+            for client, update in zip(members.tolist(), updates, strict=True)
+        }
+
+    def _single_step_clients(self, clients: IntArray, now: _Round) -> IntArray:
+        """Those of the clients that take one step, if they are more than can train at once.
+
+        None under a model of which it is not known that its step is a sum over the samples.
+        """
+        single = clients[self.orders.steps[clients] == 1]
+        at_once = self._at_once(self.orders.max_batch, now.models)
+        return single if self.model.linear and len(single) > at_once else single[:0]
+
+    def _weighted_update_sums(
+        self, now: _Round, clients: IntArray, weights: Tensor
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Some k of the single-step clients at a time, and the sum (S, P) of their updates times `weights` (N,).
+
+        The gradients are all taken at the global model, so several clients can step as one, whose samples carry the
+        weights: ten thousand tiny clients cost what a few large ones do.
+        """
+        if not len(clients):
+            return
+        width, group = self.orders.max_batch, self.group_size
+        places = torch.from_numpy(self.orders.draw(clients, now.number)[0])
+        own = weights[clients]
+        unit = own.mean()  # a step as small as a weight would be lost to rounding
+        rates = now.rates[clients] * (own / unit).to(now.rates).view(-1, 1, 1)
+        by_sample = (rates * _shares(places, rates.dtype)).expand(-1, 1, width)
+        missing = -len(clients) % group  # clients without samples fill the last group
+        groups = (len(clients) + missing) // group
+        places = functional.pad(places, (0, 0, 0, missing), value=-1).view(groups, group * width)
+        by_sample = functional.pad(by_sample, (0, 0, 0, 0, 0, missing)).reshape(groups, 1, group * width)
+        rates = functional.pad(rates, (0, 0, 0, 0, 0, missing)).view(groups, group, 1).sum(1, keepdim=True)
+        for some in _chunks(np.arange(groups), self._at_once(places.shape[1], now.models)):
+            updates = self._train(now.models, [len(some)], places[some], rates[some], by_sample[some])
+            members = np.arange(some[0] * group, (some[-1] + 1) * group)
+            yield clients[members[members < len(clients)]], updates.sum(0) * float(unit)
+
+    def _at_once(self, samples: int, models: Tensor) -> int:
+        return clients_at_once(samples, self.data.num_features, models, self.chunk_bytes)
+
+    def _train(
+        self,
+        models: Tensor,
+        counts: Sequence[int],
+        places: Tensor,
+        rates: Tensor,
+        by_sample: Tensor,
+        columns: Tensor | None = None,
+        attackers: Sequence[Attacker] | None = None,
+    ) -> Tensor:
+        """The updates (k, S, P) of k = counts[0] clients that step together.
+
+        Step by step the batches of the first `counts` of them: places in `row_index` (batches, n), -1 for none;
+        learning rates (batches, 1, 1); and those of each sample, (batches, 1, n) or (batches, 1, 1), which sum to the
+        former. `columns` (k, w): features that each client has; None: all.
+        """
+        data, device = self.data, models.device
+        places, rates, by_sample = (to_device(values, device) for values in (places.clamp(min=0), rates, by_sample))
+        labels = self.labels.index_select(0, places.flatten()).long().view(places.shape)
+        decays = rates * self.local.weight_decay
+        if columns is not None and self.support is not None:
+            x, rows = self.support.x, places
+        else:
+            x, rows = data.x, self.row_index.index_select(0, places.flatten()).view(places.shape)
+        trainer = self.model.local_sgd(models, counts[0], data.scale if attackers is None else 1.0, columns)
+        stored = self._buffer("stored", x.dtype, counts[0] * places.shape[1], x.shape[1])
+        widened = stored if x.dtype == models.dtype else self._buffer("widened", models.dtype, *stored.shape)
+        plan = (values.split(counts) for values in (rows, labels, decays, by_sample))
+        for batch, y, decay, rate in zip(*plan, strict=True):
+            features = _gather(x, batch.flatten(), stored, widened).view(*batch.shape, -1)
+            if attackers is not None:
+                features.mul_(data.scale)
+                for attacker, own, samples, targets in zip(attackers, batch, features, y, strict=False):
+                    attacker.poison(data, own, samples, targets)
+            trainer.step(features, y, rate, decay if self.local.weight_decay else None)
+        updates = self._buffer("updates", models.dtype, counts[0], *models.shape)
+        trainer.updates(updates)
+        return updates
+
+    def _buffer(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """A tensor in memory that every step uses again: fresh memory costs more to touch than to write."""
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].numel() < size or self._buffers[name].dtype != dtype:
+            self._buffers[name] = torch.empty(size, dtype=dtype, device=self.data.x.device)
+        return self._buffers[name][:size].view(shape)
+
+
+def _gather(x: Tensor, rows: Tensor, stored: Tensor, widened: Tensor) -> Tensor:
+    """Rows (k,) of the stored features x (n, d) in the type of the models, in the memory `widened`.
+
+    Images are gathered as bytes in `stored`, a quarter of the traffic, then widened.
+    """
+    if rows.shape[0] < stored.shape[0]:
+        stored, widened = stored[: len(rows)], widened[: len(rows)]
+    torch.index_select(x, 0, rows, out=stored)
+    return stored if x.dtype == widened.dtype else widened.copy_(stored)
+
+
+def _chunks(members: IntArray, size: int) -> list[IntArray]:
+    return [members[start : start + size] for start in range(0, len(members), size)]
+
+
+def _shares(places: Tensor, dtype: torch.dtype) -> Tensor | float:
+    """Share of each sample in its batch, given places (batches, n): (batches, 1, n), or 1/n without padding."""
+    real = places >= 0
+    return 1 / places.shape[1] if real.all() else (real.to(dtype) / real.sum(1, keepdim=True)).unsqueeze(1)

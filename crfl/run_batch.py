@@ -1,0 +1,192 @@
+"""Runs that share their batches: what stays the same while Algorithm 1 trains them together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from crfl import rng
+from crfl.aggregation import Rule, get_rule
+from crfl.aggregator import ClientStats, RoundAggregator
+from crfl.algorithm import training_rounds
+from crfl.attack.plan import AttackPlan, RoundPlan
+from crfl.config import Experiment, Local
+from crfl.data.federated import FederatedData
+from crfl.data.load import check_fits
+from crfl.devices import resolve_device
+from crfl.engines import EngineName, make_engine
+from crfl.engines.base import local_steps
+from crfl.errors import InvalidUpdateWarning, SettingsError
+from crfl.evaluation import Evaluation
+from crfl.models import Model, make_model
+from crfl.run import TrainingRun, finished_run
+from crfl.schedule import Schedule
+from crfl.state import TrainingState
+
+IntArray = npt.NDArray[np.int64]
+
+SHARED = ("seed", "local", "data", "features", "model", "server.rounds", "server.decay", "server.evaluate_every")
+"""Settings that runs of a batch have in common."""
+
+
+@dataclass(frozen=True)
+class RunBatch:
+    """S runs that share seed, data, local settings and rounds, and so their batches."""
+
+    experiments: tuple[Experiment, ...]
+    benign: tuple[bool, ...]
+    """Which of them are benign counterparts."""
+    data: FederatedData
+    model: Model
+    checkpoints: tuple[int, ...] = ()
+    """Rounds whose model is kept."""
+
+    @classmethod
+    def of(
+        cls,
+        experiments: Sequence[Experiment],
+        data: FederatedData,
+        benign: Sequence[bool] | None = None,
+        model: Model | nn.Module | None = None,
+        checkpoints: Sequence[int] = (),
+    ) -> RunBatch:
+        """A batch of validated runs. SettingsError or DataError if settings, data and model do not fit."""
+        benign = [False] * len(experiments) if benign is None else benign
+        _check_alike(experiments, benign)
+        last = experiments[0].server.rounds
+        for round_ in checkpoints:
+            if not isinstance(round_, (int, np.integer)) or not 1 <= round_ <= last:
+                raise SettingsError([f"checkpoints: got {round_!r}, expected rounds 1 to {last}"])
+        for exp in experiments:
+            check_fits(exp, data)
+        trained = make_model(model, data.num_features, data.num_classes, experiments[0].model.bias)
+        batch = cls(tuple(experiments), tuple(benign), data, trained, tuple(int(t) for t in checkpoints))
+        batch.plans  # noqa: B018 raises where the attack does not fit the data
+        batch.rules  # noqa: B018
+        return batch
+
+    def start(self) -> TrainingState:
+        """The state before round 1: every run at the same initial model."""
+        params = self.model.initial(rng.stream(self.seed, "initial model")).to(self.local.dtype)
+        return TrainingState(params.repeat(len(self.experiments), 1))
+
+    def rounds(
+        self, state: TrainingState, device: str | torch.device = "cpu", engine: EngineName = "vectorised"
+    ) -> Iterator[TrainingState]:
+        """The states after each round that is still to come."""
+        data = self.data.to(resolve_device(device))
+        trainer = make_engine(engine, self.model, data, self.local, self.seed)
+        return training_rounds(self, state.to(device), trainer, Evaluation(self.model, data, self.experiments))
+
+    def finish(self, state: TrainingState) -> list[TrainingRun]:
+        """The runs that end in `state`, on the CPU."""
+        return [finished_run(self, i, state) for i in range(len(self.experiments))]
+
+    @property
+    def seed(self) -> int:
+        """Of all runs."""
+        return self.experiments[0].seed
+
+    @property
+    def local(self) -> Local:
+        """Of all runs."""
+        return self.experiments[0].local
+
+    @property
+    def num_rounds(self) -> int:
+        """T"""
+        return self.experiments[0].server.rounds
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """n_i: training samples of each client, (N,)."""
+        return np.asarray(self.data.sizes, dtype=np.int64)
+
+    @cached_property
+    def plans(self) -> tuple[AttackPlan, ...]:
+        """Who takes part and who attacks, one a run."""
+        return tuple(AttackPlan(e, self.data, b) for e, b in zip(self.experiments, self.benign, strict=True))
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The aggregation rule of each run."""
+        return tuple(get_rule(exp.server.aggregation) for exp in self.experiments)
+
+    @cached_property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """What changes from round to round, one a run."""
+        steps = int(local_steps(self.sizes, self.local).max())
+        return tuple(Schedule(exp, steps) for exp in self.experiments)
+
+    def noise_stds(self, t: int) -> Tensor:
+        """sigma_t of each run, (S,)."""
+        return self._of_runs(lambda s: s.noise_std(t))
+
+    def decays(self, t: int) -> Tensor:
+        """kappa_t of each run, (S,)."""
+        return self._of_runs(lambda s: s.decay(t))
+
+    def clip_norms(self, t: int) -> Tensor:
+        """rho_t of each run, (S,)."""
+        return self._of_runs(lambda s: s.clip_norm(t))
+
+    def evaluates(self, t: int) -> bool:
+        """Whether round t is measured on the test set."""
+        return self.schedules[0].evaluates(t)
+
+    def aggregators(self, plans: Sequence[RoundPlan], t: int, like: Tensor) -> list[RoundAggregator]:
+        """One a run, empty."""
+        return [
+            RoundAggregator(
+                round_=t,
+                server=exp.server,
+                rule=rule,
+                clients=plan.participants,
+                sizes=self.sizes,
+                attackers=list(plan.attackers),
+                update_clip=schedule.update_clip(t),
+                like=like,
+            )
+            for exp, rule, plan, schedule in zip(self.experiments, self.rules, plans, self.schedules, strict=True)
+        ]
+
+    def warn_of_dropped(self, clients: Sequence[ClientStats], state: TrainingState, t: int) -> None:
+        """InvalidUpdateWarning of the clients dropped in round t, each of them once."""
+        for run, stats in enumerate(clients):
+            if not stats.dropped:
+                continue
+            known = {client for before in state.clients for client in before[run].dropped}
+            names = self.data.client_names
+            new = [f"{names[c]} (number {c}): {why}" for c, why in sorted(stats.dropped.items()) if c not in known]
+            if new:
+                others = f" and {len(new) - 10} others" if len(new) > 10 else ""
+                warnings.warn(
+                    f"round {t}: updates dropped, the other clients' weights renormalised: "
+                    f"{'; '.join(new[:10])}{others}. The record lists these and later rounds",
+                    InvalidUpdateWarning,
+                    stacklevel=2,
+                )
+
+    def _of_runs(self, value: Callable[[Schedule], float]) -> Tensor:
+        return torch.tensor([value(schedule) for schedule in self.schedules], dtype=torch.float64)
+
+
+def _check_alike(experiments: Sequence[Experiment], benign: Sequence[bool]) -> None:
+    """SettingsError unless the runs can share their batches."""
+    if not experiments:
+        raise SettingsError(["experiments: got none, expected one or more"])
+    if len(benign) != len(experiments):
+        raise SettingsError(
+            [f"benign: got {len(benign)} values, expected one for each of the {len(experiments)} experiments"]
+        )
+    for key in SHARED:
+        if len({attrgetter(key)(exp) for exp in experiments}) > 1:
+            raise SettingsError([f"{key}: runs that train together must share it"])
