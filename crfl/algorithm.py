@@ -61,15 +61,16 @@ def collect_updates(
     aggregators = batch.aggregators(plans, t, like=global_models[0])
     cap = batch.schedules[0].learning_rate_cap(t)
     for block in engine.local_updates(global_models, t, cap, plans, shared_weights(aggregators)):
-        for run, (plan, aggregator) in enumerate(zip(plans, aggregators, strict=True)):
-            if block.summed:
-                aggregator.add_sum(block.updates[run])
-                continue
-            clients, updates = aggregator.of_participants(block.clients, block.updates[:, run])
-            submitted, invalid = apply_attack(plan, clients, updates, global_models[run], batch.seed, t)
+        if block.summed:
+            for aggregator, total in zip(aggregators, block.updates, strict=True):
+                aggregator.add_sum(total)
+            continue
+        for run, clients, updates in block.by_run():
+            clients, updates = aggregators[run].of_participants(clients, updates)
+            submitted, invalid = apply_attack(plans[run], clients, updates, global_models[run], batch.seed, t)
             for client in invalid:
-                aggregator.drop(client, WRONG_SHAPE)
-            aggregator.add(clients, submitted)
+                aggregators[run].drop(client, WRONG_SHAPE)
+            aggregators[run].add(clients, submitted)
     aggregates, clients_stats = zip(*(aggregator.aggregate() for aggregator in aggregators), strict=True)
     return torch.stack(aggregates), clients_stats
 

@@ -48,6 +48,8 @@ class RunBatch:
     model: Model
     checkpoints: tuple[int, ...] = ()
     """Rounds whose model is kept."""
+    groups: tuple[IntArray, ...] | None = None
+    """For each run the clients that it is trained on, rising; None: all of them for every run."""
 
     @classmethod
     def of(
@@ -57,6 +59,7 @@ class RunBatch:
         benign: Sequence[bool] | None = None,
         model: Model | nn.Module | None = None,
         checkpoints: Sequence[int] = (),
+        groups: Sequence[IntArray] | None = None,
     ) -> RunBatch:
         """A batch of validated runs. SettingsError or DataError if settings, data and model do not fit."""
         benign = [False] * len(experiments) if benign is None else benign
@@ -65,10 +68,11 @@ class RunBatch:
         for round_ in checkpoints:
             if not isinstance(round_, (int, np.integer)) or not 1 <= round_ <= last:
                 raise SettingsError([f"checkpoints: got {round_!r}, expected rounds 1 to {last}"])
-        for exp in experiments:
+        for exp in dict.fromkeys(experiments):
             check_fits(exp, data)
         trained = make_model(model, data.num_features, data.num_classes, experiments[0].model.bias)
-        batch = cls(tuple(experiments), tuple(benign), data, trained, tuple(int(t) for t in checkpoints))
+        kept, own = tuple(int(t) for t in checkpoints), None if groups is None else tuple(groups)
+        batch = cls(tuple(experiments), tuple(benign), data, trained, kept, own)
         batch.plans  # noqa: B018 raises where the attack does not fit the data
         batch.rules  # noqa: B018
         return batch
@@ -113,7 +117,9 @@ class RunBatch:
     @cached_property
     def plans(self) -> tuple[AttackPlan, ...]:
         """Who takes part and who attacks, one a run."""
-        return tuple(AttackPlan(e, self.data, b) for e, b in zip(self.experiments, self.benign, strict=True))
+        groups = self.groups or (None,) * len(self.experiments)
+        runs = zip(self.experiments, self.benign, groups, strict=True)
+        return tuple(AttackPlan(exp, self.data, benign, clients) for exp, benign, clients in runs)
 
     @cached_property
     def rules(self) -> tuple[Rule, ...]:

@@ -75,12 +75,14 @@ class RoundPlan:
 class AttackPlan:
     """Who takes part and who attacks in each round of one run. All of it follows from settings and data."""
 
-    def __init__(self, exp: Experiment, data: FederatedData, benign: bool = False) -> None:
-        """SettingsError or DataError if the attack does not fit the data."""
+    def __init__(
+        self, exp: Experiment, data: FederatedData, benign: bool = False, clients: IntArray | None = None
+    ) -> None:
+        """`clients`, rising: those of the run; None: all. SettingsError or DataError if the attack does not fit."""
         self.seed, self.server, self.attack, self.benign = exp.seed, exp.server, exp.attack, benign
-        self.num_clients = len(data.shards)
+        self.clients = np.arange(len(data.shards)) if clients is None else clients
         self.rounds = frozenset(exp.attack.rounds(exp.server.rounds))
-        self.crew = _crew(exp, data) if self.rounds else ()
+        self.crew = _crew(exp, data, self.clients) if self.rounds else ()
         """All attackers of the run, whether they take part in an attack round or not."""
 
     def round(self, round_: int) -> RoundPlan:
@@ -98,10 +100,11 @@ class AttackPlan:
         The draw knows neither data nor attack; attackers whose participation is forced take the places of the last
         drawn.
         """
-        count = self.server.participants(self.num_clients)
-        if count == self.num_clients:
-            return np.arange(count)
-        order = rng.permutation(self.num_clients, rng.stream(self.seed, "participation", round_)).numpy()
+        count = self.server.participants(len(self.clients))
+        if count == len(self.clients):
+            return self.clients
+        generator = rng.stream(self.seed, "participation", round_)
+        order = self.clients[rng.permutation(len(self.clients), generator).numpy()]
         if self.attack.force_participation and round_ in self.rounds:
             forced = np.array([a.client for a in self.crew])
             others = order[~np.isin(order, forced)]
@@ -146,8 +149,8 @@ def _scaled(attacker: Attacker, participants: int, attackers: int) -> Attacker:
     return replace(attacker, scale=participants / attackers) if np.isnan(attacker.scale) else attacker
 
 
-def _crew(exp: Experiment, data: FederatedData) -> tuple[Attacker, ...]:
-    """All attackers of a run."""
+def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Attacker, ...]:
+    """All attackers among the clients of a run."""
     crew = []
     members = zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True)
     for number, (client, attack) in enumerate(members):
@@ -155,6 +158,8 @@ def _crew(exp: Experiment, data: FederatedData) -> tuple[Attacker, ...]:
             own = attack.target != exp.attack.target
             key = f"attack.per_attacker.{number}.target" if own else "attack.target"
             raise DataError(f"{key}: got {attack.target}, expected 0 to {data.num_classes - 1} in {data.name}")
+        if client not in clients:
+            continue
         trigger = make_trigger(attack, data, exp.seed)
         crew.append(
             Attacker(

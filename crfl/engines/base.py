@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -23,9 +24,22 @@ class ClientUpdates:
     clients: IntArray
     """(k,) numbers of the clients."""
     updates: Tensor
-    """(k, S, P): what each client's local training adds to the global model of each run; with `summed`, (S, P), their
-    sum times the weights that the engine was given. Memory that the engine may use again for the next ones."""
+    """(k, S, P): what each client's local training adds to the global model of each run; with `runs`, (k, P), of that
+    run alone; with `summed`, (S, P), their sum times the weights that the engine was given. Memory that the engine may
+    use again for the next ones."""
+    runs: IntArray | None = None
+    """(k,): the one run that each update is for, rising; None: all of them."""
     summed: bool = False
+
+    def by_run(self) -> Iterator[tuple[int, IntArray, Tensor]]:
+        """Each run, the clients (j,) with an update for it, and these updates (j, P)."""
+        if self.runs is None:
+            for run in range(self.updates.shape[1]):
+                yield run, self.clients, self.updates[:, run]
+            return
+        starts = np.flatnonzero(np.diff(self.runs, prepend=-1))
+        for start, end in pairwise([*starts.tolist(), len(self.runs)]):
+            yield int(self.runs[start]), self.clients[start:end], self.updates[start:end]
 
 
 class Engine(Protocol):

@@ -34,13 +34,11 @@ class ReferenceEngine:
     ) -> Iterator[ClientUpdates]:
         """See Engine."""
         rates = self.local.learning_rates(len(self.data.shards))
-        for client in sorted(set().union(*(plan.participants.tolist() for plan in plans))):
-            rate = min(rates[client], learning_rate_cap)
-            updates = [
-                self._train(global_model, client, round_, rate, plan.poisoners.get(client))
-                for global_model, plan in zip(global_models, plans, strict=True)
-            ]
-            yield ClientUpdates(np.array([client]), torch.stack(updates)[None])
+        for run, (global_model, plan) in enumerate(zip(global_models, plans, strict=True)):
+            for client in plan.participants.tolist():
+                rate = min(rates[client], learning_rate_cap)
+                update = self._train(global_model, client, round_, rate, plan.poisoners.get(client))
+                yield ClientUpdates(np.array([client]), update[None], runs=np.array([run]))
 
     def _train(
         self, global_model: Tensor, client: int, round_: int, learning_rate: float, attacker: Attacker | None

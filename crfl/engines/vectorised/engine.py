@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -67,10 +67,16 @@ class VectorisedEngine:
         """See Engine."""
         rates = self.rates.clamp(max=learning_rate_cap).to(global_models.dtype)
         now = _Round(global_models, round_, rates)
-        poisoned = [self._poisoned_updates(now, run, plan.poisoners) for run, plan in enumerate(plans)]
-        clients = plans[0].participants
-        for plan in plans[1:]:
-            clients = np.union1d(clients, plan.participants)
+        poisoned = {
+            (run, client): update
+            for run, plan in enumerate(plans)
+            for client, update in self._poisoned_updates(now, run, plan.poisoners).items()
+        }
+        clients = functools.reduce(np.union1d, (plan.participants for plan in plans))
+        pairs = sum(len(plan.participants) for plan in plans)
+        if 2 * pairs <= len(plans) * len(clients):  # most clients take part in few runs: train each for those alone
+            yield from self._updates_of_pairs(now, plans, poisoned)
+            return
         if weights is not None:
             attacking = set().union(*(plan.attackers for plan in plans))
             summed = np.setdiff1d(self._single_step_clients(clients, now), list(attacking))
@@ -78,27 +84,48 @@ class VectorisedEngine:
                 if torch.isfinite(total.sum()):  # else the server is to see whose update is not
                     yield ClientUpdates(members, total, summed=True)
                     clients = np.setdiff1d(clients, members, assume_unique=True)
-        for members, updates in self._updates(now, clients):
-            for run, own in enumerate(poisoned):
-                for client, update in own.items():
-                    updates[members == client, run] = update
+        for rows, updates in self._updates(now, clients):
+            members = clients[rows]
+            for (run, client), update in poisoned.items():
+                updates[members == client, run] = update
             yield ClientUpdates(members, updates)
 
-    @cached_property
+    @functools.cached_property
     def support(self) -> FeatureSupport | None:
         """The samples as a linear model learns from them, if that is less. (Decay moves the weights of any feature.)"""
         return feature_support(self.data) if self.model.linear and not self.local.weight_decay else None
 
-    def _updates(
-        self, now: _Round, clients: IntArray, attackers: Sequence[Attacker] | None = None
-    ) -> Iterator[tuple[IntArray, Tensor]]:
-        """Some k of the clients at a time, and their updates (k, S, P) in memory that the next ones overwrite.
+    def _updates_of_pairs(
+        self, now: _Round, plans: Sequence[RoundPlan], poisoned: Mapping[tuple[int, int], Tensor]
+    ) -> Iterator[ClientUpdates]:
+        """The updates of every run's own participants, each trained from the global model of its run alone."""
+        clients = np.concatenate([plan.participants for plan in plans])
+        runs = np.repeat(np.arange(len(plans)), [len(plan.participants) for plan in plans])
+        for rows, updates in self._updates(now, clients, runs=runs):
+            order = np.argsort(runs[rows], kind="stable")
+            rows, own = rows[order], updates[torch.from_numpy(order), 0]
+            for (run, client), update in poisoned.items():
+                own[(runs[rows] == run) & (clients[rows] == client)] = update
+            yield ClientUpdates(clients[rows], own, runs[rows])
 
-        With `attackers`, one for each client, on the same batches poisoned.
+    def _updates(
+        self,
+        now: _Round,
+        clients: IntArray,
+        attackers: Sequence[Attacker] | None = None,
+        runs: IntArray | None = None,
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Positions of some k of the clients at a time, and their updates (k, S, P) in memory that is used again.
+
+        With `attackers`, one for each client, on the same batches poisoned. With `runs`, one for each client, from the
+        model of that run alone: updates (k, 1, P).
         """
         batches, first = self.orders.draw(clients, now.number)
         order = np.argsort(-self.orders.steps[clients], kind="stable")
-        for members in _chunks(order, self._at_once(self.orders.max_batch, now.models)):
+        models = now.models if runs is None else now.models[:1]
+        for members in _chunks(order, self._at_once(self.orders.max_batch, models)):
+            if runs is not None:
+                models = now.models[torch.from_numpy(runs[members])].unsqueeze(1)
             steps = self.orders.steps[clients[members]]
             step = np.arange(steps[0])[:, None]
             running = step < steps  # clients that have finished drop out at the end
@@ -110,7 +137,7 @@ class VectorisedEngine:
             if attackers is None and self.support is not None:  # a trigger may touch any feature
                 columns = self.support.columns[to_device(torch.from_numpy(clients[members]), now.models.device)]
             poisoners = None if attackers is None else [attackers[i] for i in members]
-            yield clients[members], self._train(now.models, counts, places, rates, by_sample, columns, poisoners)
+            yield members, self._train(models, counts, places, rates, by_sample, columns, poisoners)
 
     def _poisoned_updates(self, now: _Round, run: int, attackers: dict[int, Attacker]) -> dict[int, Tensor]:
         """What the attackers of a run learn from poisoned batches, by client."""
@@ -120,8 +147,8 @@ class VectorisedEngine:
         alone = _Round(now.models[run : run + 1], now.number, now.rates)
         return {
             client: update[0].clone()
-            for members, updates in self._updates(alone, clients, [attackers[c] for c in clients.tolist()])
-            for client, update in zip(members.tolist(), updates, strict=True)
+            for rows, updates in self._updates(alone, clients, [attackers[c] for c in clients.tolist()])
+            for client, update in zip(clients[rows].tolist(), updates, strict=True)
         }
 
     def _single_step_clients(self, clients: IntArray, now: _Round) -> IntArray:
@@ -172,7 +199,7 @@ class VectorisedEngine:
         columns: Tensor | None = None,
         attackers: Sequence[Attacker] | None = None,
     ) -> Tensor:
-        """The updates (k, S, P) of k = counts[0] clients that step together.
+        """The updates (k, S, P) of k = counts[0] clients that step together from `models` (S, P) or (k, S, P).
 
         Step by step the batches of the first `counts` of them: places in `row_index` (batches, n), -1 for none;
         learning rates (batches, 1, 1); and those of each sample, (batches, 1, n) or (batches, 1, 1), which sum to the
@@ -197,7 +224,7 @@ class VectorisedEngine:
                 for attacker, own, samples, targets in zip(attackers, batch, features, y, strict=False):
                     attacker.poison(data, own, samples, targets)
             trainer.step(features, y, rate, decay if self.local.weight_decay else None)
-        updates = self._buffer("updates", models.dtype, counts[0], *models.shape)
+        updates = self._buffer("updates", models.dtype, counts[0], *models.shape[-2:])
         trainer.updates(updates)
         return updates
 
