@@ -28,10 +28,10 @@ class Scenario(Protocol):
         """The run that is attacked."""
 
     def radius(self, budget: FloatArray) -> FloatArray:
-        """Largest magnitude whose cost each budget (m,) affords, (m,); inf if that of every magnitude."""
+        """Largest magnitude whose cost each budget (m,) certifies, (m,); inf if that of every magnitude."""
 
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
-        """Where a budget (m,) affords the cost."""
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
+        """Where a budget (m,) certifies the cost."""
 
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """The cost of triggers of this magnitude, with another q_B or another number of attackers."""
@@ -86,7 +86,7 @@ class PublishedScenario:
         )
         return radius
 
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
         """KL <= eps, and something is decided."""
         return (budget > 0) & (cost <= budget)
 
