@@ -50,8 +50,8 @@ class Guarantee:
     """Which of the assumptions this run breaks: if any, nothing is guaranteed."""
     rounding: Rounding = "ignored"
     """Whether rounding in training and certification is covered."""
-    alpha: float = 0.0
-    """Probability that sampling made a sample's certificate wrong; 0 where nothing was sampled."""
+    alpha: float | None = 0.0
+    """Probability that sampling made a sample's certificate wrong: 0 where nothing was sampled, None if not proved."""
 
     @property
     def holds(self) -> bool:
@@ -163,14 +163,16 @@ class Certificate(Content, ABC):
 
     def _rows(self) -> list[tuple[str, str]]:
         """At most nine lines, by name."""
-        rows = [("guarantee", self.guarantee.statement)]
+        rows = [("guarantee" if self.guarantee.holds else "claim", self.guarantee.statement)]
         if len(self.indices):
             certified = ~self.abstained
             shares = [f"{(certified & (self.strength >= s)).mean():.4g} {text}" for text, s in self._key_strengths()]
             rows += [("certified share", ", ".join([*shares, f"abstained {self.abstained.mean():.4g}"]))]
             rows += [("accuracy", f"not known without labels: certified_accuracy(y, {self.strength_name})")]
         rows += [("rounding", ROUNDING[self.guarantee.rounding])]
-        if self.guarantee.alpha:
+        if self.guarantee.alpha is None:
+            rows += [("sampled", "no level is proved for these bounds; clopper_pearson's is")]
+        elif self.guarantee.alpha > 0:
             rows += [("sampled", f"wrong for a sample with probability at most {self.guarantee.alpha:.3g}")]
         if self.guarantee.broken:
             rows += [("not a guarantee", _first(self.guarantee.broken, "warnings"))]
@@ -328,7 +330,11 @@ class RadiusCertificate(Certificate):
 
     def _key_strengths(self) -> Iterable[tuple[str, float]]:
         recorded = {a.magnitude for r in self.scenario.record.attack_rounds for a in r.attackers}
-        found = [("at radius 0", 0.0), *((f"at {r:.3g} (on record)", r) for r in sorted(recorded)[-1:] if r > 0)]
+        space = " in feature space" if self.radius_space == "feature" else ""
+        found = [
+            (f"at radius 0{space}", 0.0),
+            *((f"at {r:.3g} (on record)", r) for r in sorted(recorded)[-1:] if r > 0),
+        ]
         return [*found, ("for any content", np.inf)]
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
