@@ -10,10 +10,10 @@ import torch
 from crfl.certification import assumptions
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.bounds.votes import Method, ProbabilityBounds
-from crfl.certification.certificate import RadiusCertificate
 from crfl.certification.coupled import BUDGET_SLACK, check_coupled, margin_budget, smoothing_budget_from_logs
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.kinds.task import Run, Task, Test, check_attack_round
+from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 
 
