@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
-from crfl.certification.coupled import AVERAGING
-from crfl.certification.coupling.rounds import steps_too_long
+from crfl.certification.coupling.refusals import steps_too_long
 from crfl.record import RoundRecord, TrainingRecord
 
 COUNTERPART = (
@@ -51,7 +50,7 @@ def published_broken(
             f"1 assumes at most {clip_norm:.4g}."
         )
     found += [f"Theorem 1: {reason}." for reason in steps_too_long(record)]
-    if record.aggregation not in AVERAGING:
+    if not record.data_independent_weights:
         found.append(
             f"The weights of server.aggregation {record.aggregation!r} depend on the updates, so they differ in the "
             "benign counterpart; Theorem 2 takes them as given."

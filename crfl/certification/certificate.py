@@ -106,16 +106,14 @@ class Certificate:
         as attackers among them. The prediction is that of a run in which they had sent anything else of that norm; with
         `silent`, only of the run in which they had sent nothing, which allows twice as many.
         """
-        each, once = self.scenario.malicious_cost(silent)
-        count = np.ceil((self.budget - once) / each) - 1  # strictly below the budget
-        return np.clip(count, 0, 2**53).astype(np.int64)
+        return self.scenario.max_malicious(self.budget, silent)
 
     def _levels(self, costs: Iterable[float]) -> IntArray:
         """How many of the rising costs each sample's budget affords."""
         count = np.zeros(self.prediction.shape, dtype=np.int64)
         alive = self.budget > 0
         for cost in costs:
-            alive = alive & self.scenario.affords(self.budget, cost)
+            alive = alive & self.scenario.certifies(self.budget, cost)
             if not alive.any():
                 break
             count += alive

@@ -16,9 +16,10 @@ from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.bounds.exact import exact_bounds
 from crfl.certification.bounds.votes import ProbabilityBounds, clopper_pearson, hoeffding
 from crfl.certification.certificate import Certificate
-from crfl.certification.coupled import BUDGET_SLACK, check_coupled, margin_budget, smoothing_budget_from_logs
 from crfl.certification.coupling.distance import CoupledScenario
+from crfl.certification.coupling.refusals import check_coupled
 from crfl.certification.lipschitz import lemma1_lipschitz
+from crfl.certification.margin import lowered_budget, margin_budget, smoothing_budget_from_logs
 from crfl.certification.published import kl_budget_from_logs, log_contraction
 from crfl.certification.scenario import PublishedScenario
 from crfl.certification.smoothing import BLOCK_SAMPLES, VoteCounts, smooth
@@ -202,13 +203,13 @@ def _coupled(
         raise CertificateError("attack_clip_norm: is for kind 'published'; the sound kinds use the recorded norms")
     record, noise = task.run.record, task.run.experiment.smoothing.noise
     scenario = CoupledScenario(record, before_clip=kind == "margin", any_round=task.any_round)
-    budget = budget * (1 - BUDGET_SLACK)
+    budget = lowered_budget(record, budget)
     least = scenario.cost(0.0)
     return Certificate(
         kind=kind,
         prediction=prediction,
         radius=scenario.radius(budget),
-        abstained=~scenario.affords(budget, least),
+        abstained=~scenario.certifies(budget, least),
         bounds=found,
         budget=budget,
         assumptions=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from crfl.certification._checks import BoolArray, FloatArray
+from crfl.certification._checks import BoolArray, FloatArray, IntArray
 from crfl.certification.published import radius_from_budget, theorem2_kl_bound
 from crfl.errors import CertificateError
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
@@ -30,14 +30,14 @@ class Scenario(Protocol):
     def radius(self, budget: FloatArray) -> FloatArray:
         """Largest magnitude whose cost each budget (m,) affords, (m,); inf if that of every magnitude."""
 
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
         """Where a budget (m,) affords the cost."""
 
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """The cost of triggers of this magnitude, with another q_B or another number of attackers."""
 
-    def malicious_cost(self, silent: bool) -> tuple[float, float]:
-        """The cost of one arbitrary update of one client in one round, and what is to be added once."""
+    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
+        """Largest number of arbitrary updates, each of one client in one round, that each budget (m,) covers."""
 
 
 def attackers_like(
@@ -86,7 +86,7 @@ class PublishedScenario:
         )
         return radius
 
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
         """KL <= eps, and something is decided."""
         return (budget > 0) & (cost <= budget)
 
@@ -102,7 +102,7 @@ class PublishedScenario:
         )
         return float(bound)
 
-    def malicious_cost(self, silent: bool) -> tuple[float, float]:
+    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
         """The paper's certificate knows backdoors only."""
         raise CertificateError("max_malicious: kind 'published' says nothing of arbitrary updates; use kind 'margin'")
 

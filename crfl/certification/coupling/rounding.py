@@ -7,7 +7,7 @@ The same lemmas serve both precisions: in float64 every bound is a worst case, i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, UNDERFLOW, Arithmetic, arithmetic, gamma
+from crfl.certification.coupling.crew import Crew
 from crfl.certification.coupling.local import LocalTraining
-from crfl.record import RoundRecord
+from crfl.record import AttackerRecord, RoundRecord
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Rounding:
     """Bounds on rounding for the rounds of one run."""
 
     local: LocalTraining
+    _latest: dict[float, tuple[Affine, Affine]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
@@ -88,41 +90,51 @@ class Rounding:
             length * ((1 + summed) * constant + summed * math.sqrt(2)),
         )
 
-    def training(self, features: FloatArray, rates: FloatArray, step: Affine) -> tuple[Affine, Affine]:
-        """Error of an update z^(tau) - z, and the largest local norm, by ||z|| (Lemma 23)."""
-        tau, decay = self.local.steps, self.local.record.weight_decay
-        return update_error(tau, features, rates, decay, step, self.arithmetic.unit)
-
-    def clean_training(self, rates: FloatArray) -> tuple[Affine, Affine]:
+    def clean_training(self, round_: RoundRecord) -> tuple[Affine, Affine]:
         """Error of each client's update on clean data, and its length, by ||z||: (N,) each."""
-        clean = np.full(len(rates), self.local.clean)
-        sizes, single = self.local.batch_sizes, self.local.steps == 1
+        cap = round_.learning_rate_cap
+        if cap not in self._latest:  # rounds are looked at one after the other
+            self._latest.clear()
+            self._latest[cap] = self._clean_training(self.local.rates(round_))
+        return self._latest[cap]
+
+    def _clean_training(self, rates: FloatArray) -> tuple[Affine, Affine]:
+        clean, tau, decay = np.full(len(rates), self.local.clean), self.local.steps, self.local.record.weight_decay
+        sizes, single = self.local.batch_sizes, tau == 1
         together = sizes[single].sum() + len(sizes)  # clients of one step may take it as one
         batch = np.where(single, sizes[single].max(initial=0.0), sizes)
         step = self.step(clean, rates, batch, np.where(single, together, sizes))
-        error, largest = self.training(clean, rates, step)
-        reach = rates * self.local.steps
-        length = Affine(
-            reach * self.local.record.weight_decay * largest.slope + error.slope,
-            reach * (math.sqrt(2) * clean + self.local.record.weight_decay * largest.constant) + error.constant,
+        error, largest = update_error(tau, clean, rates, decay, step, self.arithmetic.unit)
+        reach = rates * tau
+        return error, Affine(
+            reach * decay * largest.slope + error.slope,
+            reach * (math.sqrt(2) * clean + decay * largest.constant) + error.constant,
         )
-        return error, length
 
-    def client_share(self, round_: RoundRecord, weights: FloatArray, scales: FloatArray) -> tuple[float, float]:
+    def round_share(self, round_: RoundRecord, crew: Crew, copies: int | None = None) -> tuple[float, float]:
         """Rounding of one run until the models are clipped, A ||z_t|| + C: the numbers A and C (Lemma 24).
 
-        `weights`, `scales` (N,): p_i and |gamma_i|.
+        `crew`: who scales in the round; `copies`: so many attackers like one of them instead.
         """
-        error, length = self.clean_training(self.local.rates(round_))
-        share, operations = weights * scales, self.arithmetic.operations
-        sums = gamma(2 * np.count_nonzero(weights) + 8, self.arithmetic.unit) + operations(6)
-        clip = math.inf if round_.update_clip is None else round_.update_clip
-        capped = np.minimum(scales * length.constant, 2 * clip) if math.isfinite(clip) else scales * length.constant
-        constant = weights @ np.minimum(scales * error.constant, 2 * clip) + sums * (weights @ capped)
-        if math.isfinite(clip):
-            constant += self.projection * weights.sum() * clip
-        slope = share @ error.slope + sums * (share @ length.slope) + operations(6)
-        return float(slope), float(constant) + UNDERFLOW
+        if copies is not None and crew:
+            shares = [self._round_share(round_, ((a, copies),)) for a in crew]
+            return max(slope for slope, _ in shares), max(constant for _, constant in shares)
+        return self._round_share(round_, tuple((a, 1) for a in crew))
+
+    def _round_share(self, round_: RoundRecord, crew: tuple[tuple[AttackerRecord, int], ...]) -> tuple[float, float]:
+        weights = np.array(round_.weights, dtype=np.float64)
+        scales, operations = np.ones(len(weights)), self.arithmetic.operations
+        for a, count in crew:
+            weights[a.client] = max(weights[a.client], count * a.weight)
+            scales[a.client] = max(abs(a.scale), 1.0)
+        error, length = self.clean_training(round_)
+        sums = float(gamma(2 * np.count_nonzero(weights) + 8, self.arithmetic.unit)) + operations(6)
+        slope = (weights * scales) @ (error.slope + sums * length.slope) + operations(6)
+        constant, reach = scales * error.constant, scales * length.constant
+        if round_.update_clip is not None:
+            constant, reach = np.minimum(constant, 2 * round_.update_clip), np.minimum(reach, 2 * round_.update_clip)
+            constant = constant + self.projection * round_.update_clip
+        return float(slope), float(weights @ constant + sums * (weights @ reach)) + UNDERFLOW
 
     def clip(self, distance: FloatArray, norm: float, clip_norm: float) -> FloatArray:
         """Rounding of the projections of both runs; 0 where neither model can have been clipped."""

@@ -1,0 +1,127 @@
+"""Delta: how far the models of a run and of its benign counterpart can be apart, by magnitude of the triggers.
+
+Both start alike, take the same batches in the same order and get the same noise, and the attackers scale in both; only
+the attackers' data differs. Poison adds to the distance (poison.py), later rounds multiply it (expansion.py), clipping
+shrinks it (clipping.py), rounding adds to it (rounding.py). Proofs stand in docs/theory.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from crfl.certification._checks import BoolArray, FloatArray, IntArray, nonnegative
+from crfl.certification._monotone import largest_below
+from crfl.certification.coupling.clients import most_client_rounds
+from crfl.certification.coupling.crew import Crew, as_models, can_harm, in_round
+from crfl.certification.coupling.expansion import expansion
+from crfl.certification.coupling.local import LocalTraining
+from crfl.certification.coupling.recursion import Stage, known_rounds, next_start, rounded, unknown_round
+from crfl.certification.coupling.rounding import Rounding
+from crfl.certification.scenario import NO_ATTACKER, attackers_like
+from crfl.errors import CertificateError
+from crfl.record import RoundRecord, TrainingRecord
+
+
+@dataclass(frozen=True)
+class CoupledScenario:
+    """Delta, the largest distance of the final models of a run and its benign counterpart, by trigger magnitude."""
+
+    record: TrainingRecord
+    before_clip: bool
+    """Take the models before round T's clipping (which keeps a linear model's argmax) instead of after."""
+    any_round: bool = False
+    """The attack may have been in any one round: take the worst."""
+
+    def radius(self, budget: FloatArray) -> FloatArray:
+        """Largest magnitude with Delta below each budget (m,), rounded down; inf if no magnitude reaches it."""
+        stages = self._stages(None, None)
+
+        def last(magnitudes: FloatArray) -> FloatArray:
+            return self._final(stages, magnitudes)
+
+        return largest_below(last, budget, self._rounding.local.diameter)
+
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
+        """Delta < budget, strictly."""
+        return cost < budget
+
+    def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
+        """Delta for this magnitude, with another q_B or another number of attackers."""
+        if attackers is not None and not self.record.attack_rounds:
+            raise CertificateError(NO_ATTACKER)
+        return float(self._final(self._stages(poisoned, attackers), np.array([magnitude]))[0])
+
+    def distances(self, magnitude: float) -> FloatArray:
+        """Delta_t before and after the clipping of every round, (T, 2)."""
+        size = nonnegative("magnitude", [magnitude])
+        pairs = self._distances(self._stages(None, None), size)
+        return np.array([[before[0], after[0]] for before, after in pairs]).reshape(-1, 2)
+
+    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
+        """Largest number of arbitrary updates, each of one client in one round, with Delta below each budget (m,).
+
+        Theorem 10: whichever clients and rounds, and whatever those clients had sent instead; with `silent` only
+        against their having sent nothing. Raises CertificateError unless the server clips updates in every round.
+        """
+        return most_client_rounds(self._rounding, self.record, budget, self.before_clip, silent)
+
+    @property
+    def total_rounding(self) -> float:
+        """What rounding adds to Delta in all rounds together, as if no clipping shrank it."""
+        rounding, nothing, total = self._rounding, np.zeros(1), 0.0
+        for stage in self._recorded_stages:
+            before = rounded(rounding, stage, nothing)
+            clipped = rounding.clip(before, stage.round.pre_clip_norm, stage.round.clip_norm)
+            total += float((before + next_start(rounding, stage, clipped))[0])
+        return total
+
+    @cached_property
+    def _rounding(self) -> Rounding:
+        return Rounding(LocalTraining(self.record))
+
+    @cached_property
+    def _recorded_stages(self) -> list[Stage]:
+        return self._make_stages(None, None)
+
+    def _final(self, stages: list[Stage], magnitudes: FloatArray) -> FloatArray:
+        before = after = np.zeros(len(magnitudes))
+        for before, after in self._distances(stages, magnitudes):  # noqa: B007 the last ones are wanted
+            pass
+        return before if self.before_clip else after
+
+    def _distances(self, stages: list[Stage], magnitudes: FloatArray):  # type: ignore[no-untyped-def]
+        """Delta_t of each magnitude (k,) before and after the clipping of every round."""
+        if not any(stage.copies != 0 and can_harm(stage.crew) for stage in stages):
+            nothing = np.zeros(len(magnitudes))  # one run, not two
+            return ((nothing, nothing) for _ in stages)
+        recursion = unknown_round if self.any_round else known_rounds
+        return recursion(self._rounding, stages, magnitudes)
+
+    def _stages(self, poisoned: int | None, attackers: int | None) -> list[Stage]:
+        """The rounds, with another q_B or another number of attackers."""
+        plain = poisoned is None and attackers is None
+        return self._recorded_stages if plain else self._make_stages(poisoned, attackers)
+
+    def _make_stages(self, poisoned: int | None, attackers: int | None) -> list[Stage]:
+        known = {r.round: attackers_like(self.record, r, poisoned, attackers) for r in self.record.attack_rounds}
+        supposed, rounds = next(iter(known.values()), ()), self.record.rounds
+        stages = []
+        for round_, following in zip(rounds, (*rounds[1:], None), strict=True):
+            scaling = known.get(round_.round, ())
+            crew = in_round(self.record, supposed, round_) if self.any_round else scaling
+            if attackers is not None:
+                scaling, crew = as_models(scaling), as_models(crew)
+            stages.append(self._stage(round_, following, scaling, crew, attackers))
+        return stages
+
+    def _stage(
+        self, round_: RoundRecord, following: RoundRecord | None, scaling: Crew, crew: Crew, copies: int | None
+    ) -> Stage:
+        own = expansion(self._rounding, round_, scaling, copies)
+        attacked = own if crew == scaling else expansion(self._rounding, round_, crew, copies)
+        shares = [self._rounding.round_share(round_, members, copies) for members in {scaling, crew}]
+        slope, constant = max(s for s, _ in shares), max(c for _, c in shares)
+        return Stage(round_, following, crew, copies, own, attacked, slope, constant)
