@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from crfl.certification.bounds.exact import exact_bounds
 from crfl.certification.bounds.votes import ProbabilityBounds, clopper_pearson, hoeffding, min_samples
 from crfl.certification.certificate import Certificate, ClientCertificate, Guarantee
-from crfl.certification.coupled import margin_budget, smoothing_budget
 from crfl.certification.lipschitz import lemma1_lipschitz, sharp_lipschitz
+from crfl.certification.margin import margin_budget, smoothing_budget
 from crfl.certification.metrics import certified_accuracy, certified_rate
 from crfl.certification.published import (
     corollary1_radius,

@@ -115,9 +115,7 @@ class RadiusCertificate(Certificate):
         Raises:
             CertificateError: if the server did not clip updates, or the kind is `published`.
         """
-        each, once = self.scenario.malicious_cost(silent)
-        count = np.ceil((self.budget - once) / each) - 1  # strictly below the budget
-        return np.clip(count, 0, 2**53).astype(np.int64)
+        return self.scenario.max_malicious(self.budget, silent)
 
     def _count(self, costs: Iterable[float]) -> IntArray:
         """How many of the rising costs each sample's budget certifies."""

@@ -13,7 +13,7 @@ from tests.certification.records import attacker, make_record, make_round
 
 
 class Line:
-    """Attacks cost their magnitude, and what one client-round costs is a tenth."""
+    """Attacks cost their magnitude, for each attacker and each poisoned sample."""
 
     def __init__(self, **changes):
         self.record = make_record([make_round(1), make_round(2, [attacker()])], **changes)
@@ -24,8 +24,8 @@ class Line:
     def cost(self, magnitude, *, poisoned=None, attackers=None):
         return magnitude * (poisoned or 1) * (attackers or 1)
 
-    def malicious_cost(self, silent):
-        return (0.05 if silent else 0.1), 0.0
+    def max_malicious(self, budget, silent):
+        return np.full(len(budget), 2 if silent else 1)
 
 
 def radius_certificate(radius, abstained=None, guarantee=None, notes=(), **record):
@@ -171,8 +171,8 @@ def test_levels_count_what_the_budget_certifies():
     cert = radius_certificate([0.0, 0.1, 0.35, np.inf])
     assert cert.max_poisoned(0.1).tolist() == [0, 0, 3, 5]  # strictly; at most the batch size
     assert cert.max_attackers(0.1).tolist() == [0, 0, 3, 4]  # at most all clients
-    assert cert.max_malicious().tolist()[:3] == [0, 0, 3]
-    assert cert.max_malicious(silent=True).tolist()[:3] == [0, 1, 6]
+    assert cert.max_malicious().tolist() == [1] * 4
+    assert cert.max_malicious(silent=True).tolist() == [2] * 4
 
 
 def test_public_name():
