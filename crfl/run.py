@@ -181,6 +181,7 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
         keep_last_batch=exp.local.keep_last_batch,
         client_names=data.client_names,
         client_sizes=data.sizes,
+        smoothness=tuple(batch.smoothness.tolist()),
         max_feature_norm=data.max_feature_norm,
         domain=None if data.feature_map is not None else data.domain,
         norm_bound=data.norm_bound,

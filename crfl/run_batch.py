@@ -19,6 +19,7 @@ from crfl.aggregator import ClientStats, RoundAggregator
 from crfl.algorithm import training_rounds
 from crfl.attack.plan import AttackPlan, RoundPlan
 from crfl.config import Experiment, Local
+from crfl.curvature import batch_smoothness
 from crfl.data.federated import FederatedData
 from crfl.data.load import check_fits
 from crfl.devices import resolve_device
@@ -131,6 +132,13 @@ class RunBatch:
         """What changes from round to round, one a run."""
         steps = int(local_steps(self.sizes, self.local).max())
         return tuple(Schedule(exp, steps) for exp in self.experiments)
+
+    @cached_property
+    def smoothness(self) -> npt.NDArray[np.float64]:
+        """beta_i of each client, (N,); infinite if the loss is not convex."""
+        if not self.model.linear:
+            return np.full(len(self.sizes), np.inf)
+        return batch_smoothness(self.data, self.local, self.model.bias)
 
     def noise_stds(self, t: int) -> Tensor:
         """sigma_t of each run, (S,)."""
