@@ -1,8 +1,8 @@
 """Priced votes: the cheapest way to overturn the vote of disjoint groups, if to change a group's vote has a price.
 
-A group whose own certificate says that fewer than k_g malicious clients (or less poison than k_g) cannot change its vote
-sells that vote for k_g. The groups share no client, so what is spent on each adds up. Proof: docs/theory-ensembles.md,
-theorem 2. EnsembleCert (ICLR 2026) has the centralised case of flipped labels.
+If a group's own certificate says that fewer than k_g malicious clients (or less poison than k_g) cannot change its vote,
+that vote has the price k_g. The groups share no client, so what is spent on each adds up. Proof: theorem 2 and lemma 3 of
+docs/theory-ensembles.md. EnsembleCert (ICLR 2026) has the centralised case of flipped labels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def overturning_price(votes: npt.ArrayLike, prices: npt.ArrayLike, num_classes: 
         cost = np.broadcast_to(cost, (len(found), *cost.shape))
     if cost.shape not in (found.shape, (*found.shape, classes)):
         raise CertificateError(
-            f"prices: got shape {np.shape(prices)}, expected {found.shape}, {found.shape[1:]} or {(*found.shape, classes)}"
+            f"prices: got shape {np.shape(prices)}, expected {found.shape[1:]}, {found.shape} or "
+            f"{(*found.shape, classes)}"
         )
     result = np.empty(len(found))
     for start in range(0, len(found), BLOCK):

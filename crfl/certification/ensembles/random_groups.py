@@ -1,7 +1,7 @@
-"""Groups drawn at random: bounds on the vote of all groups from those that were trained, and how many clients it stands.
+"""Groups drawn at random: bounds on the vote of all groups from those trained, and how many malicious clients it stands.
 
 Ensemble FL (Cao, Jia, Gong 2021), called FLCert-P by Cao, Zhang, Jia, Gong 2022. Proof: docs/theory-ensembles.md,
-theorems 3 and 4.
+theorems 4 and 5.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def random_group_bounds(counts: npt.ArrayLike, alpha: float, *, simultaneous: bo
         p_a = lower bound of A's votes,  p_b = min(1 - p_a, upper bound of the most votes of another class)
 
     Both are Clopper-Pearson bounds at level alpha / (2 C), with A the class of most votes. For each sample
-    P(p_a > p_A or p_b < max_{c != A} p_c) <= alpha: the 2 C one-sided bounds hold together, so the same votes may choose
+    P(p_a > p_A or p_b < max_{c != A} p_c) <= alpha. All 2 C one-sided bounds hold together, so the same votes may choose
     A, and no group is trained for the choice alone.
 
     Args:
