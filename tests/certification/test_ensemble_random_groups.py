@@ -96,7 +96,10 @@ def test_bounds_invert_the_binomial():
         assert stats.binom.sf(row.max() - 1, 200, lower) == pytest.approx(0.01 / 6, rel=1e-9)
     for second, upper, lower in zip((12, 7, 0), bounds.p_b, bounds.p_a, strict=True):
         largest = stats.binom.cdf(second, 200, upper)
-        assert largest == pytest.approx(0.01 / 6, rel=1e-9) or (upper == 1 - lower and largest > 0.01 / 6)
+        assert largest == pytest.approx(0.01 / 4, rel=1e-9) or (upper == 1 - lower and largest > 0.01 / 4)
+    two = random_group_bounds([[150, 50]], 0.01)
+    assert stats.binom.sf(149, 200, two.p_a[0]) == pytest.approx(0.01 / 2, rel=1e-9)
+    assert two.p_b == 1 - two.p_a
 
 
 def test_simultaneous_spends_alpha_on_all_samples():
@@ -107,7 +110,7 @@ def test_simultaneous_spends_alpha_on_all_samples():
     assert together.alpha == 0.05 / 50
 
 
-@pytest.mark.parametrize("shares", [(0.36, 0.34, 0.3), (0.6, 0.2, 0.2), (0.9, 0.05, 0.05), (0.25, 0.25, 0.5)])
+@pytest.mark.parametrize("shares", [(0.36, 0.34, 0.3), (0.6, 0.2, 0.2), (0.9, 0.05, 0.05), (0.52, 0.48, 0)])
 @pytest.mark.parametrize("drawn", [10, 100])
 def test_level_by_simulation(shares, drawn):
     """A world in which every group of 4 of 30 clients has its vote: draws that certify too much are at most alpha."""

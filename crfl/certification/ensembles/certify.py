@@ -178,7 +178,7 @@ def certify_random(
         >>> votes = [[0] * 100, [0] * 55 + [1] * 45]
         >>> found = certify_random(votes, 2, num_clients=1000, clients_per_group=10)
         >>> found.malicious_clients, found.abstained
-        (array([52,  0]), array([False,  True]))
+        (array([53,  0]), array([False,  True]))
     """
     counts = count_votes(votes, num_classes)
     total, size = positive_int("num_clients", num_clients), positive_int("clients_per_group", clients_per_group)

@@ -20,9 +20,9 @@ def random_group_bounds(counts: npt.ArrayLike, alpha: float, *, simultaneous: bo
 
         p_a = lower bound of A's votes,  p_b = min(1 - p_a, upper bound of the most votes of another class)
 
-    Both are Clopper-Pearson bounds at level alpha / (2 C), with A the class of most votes. For each sample
-    P(p_a > p_A or p_b < max_{c != A} p_c) <= alpha. All 2 C one-sided bounds hold together, so the same votes may choose
-    A, and no group is trained for the choice alone.
+    Both are Clopper-Pearson bounds, with A the class of most votes: at alpha / (2 C) below and alpha / 4 above; of two
+    classes at alpha / 2 below, and p_b = 1 - p_a. For each sample P(p_a > p_A or p_b < max_{c != A} p_c) <= alpha. The
+    same votes may choose A: no group is trained for the choice alone.
 
     Args:
         counts: (m, C) votes of the G groups.
@@ -38,7 +38,7 @@ def random_group_bounds(counts: npt.ArrayLike, alpha: float, *, simultaneous: bo
     Example:
         >>> bounds = random_group_bounds([[500, 0], [260, 240]], alpha=0.001)
         >>> bounds.p_a.round(4)
-        array([0.9835, 0.4414])
+        array([0.9849, 0.4456])
         >>> bounds.abstained
         array([False,  True])
     """
@@ -47,13 +47,14 @@ def random_group_bounds(counts: npt.ArrayLike, alpha: float, *, simultaneous: bo
     if each < SMALLEST_LEVEL:
         raise CertificateError(f"alpha: got {each:g} for a sample, expected at least {SMALLEST_LEVEL:g}")
     classes, groups = votes.shape[1], int(votes[0].sum()) if len(votes) else 1
-    prediction, share = votes.argmax(axis=1), each / (2 * votes.shape[1])
+    prediction = votes.argmax(axis=1)
     others = votes.copy()
     np.put_along_axis(others, prediction[:, None], 0, axis=1)
     top, second = votes.max(axis=1), others.max(axis=1)
-    p_a: FloatArray = special.betaincinv(top, groups - top + 1, share)  # A has a vote
-    upper: FloatArray = special.betainccinv(second + 1, groups - second, share)
-    p_b = np.minimum(1 - p_a, upper)
+    p_a: FloatArray = special.betaincinv(top, groups - top + 1, each / (2 if classes == 2 else 2 * classes))
+    p_b = 1 - p_a
+    if classes > 2:
+        p_b = np.minimum(p_b, special.betainccinv(second + 1, groups - second, each / 4))
     with np.errstate(divide="ignore"):
         logs = np.log1p(-p_a), np.log(p_b)
     return ProbabilityBounds(
