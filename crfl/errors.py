@@ -41,3 +41,7 @@ class StoreError(CrflError, RuntimeError):
 
 class InvalidUpdateWarning(UserWarning):
     """A client's update was dropped for a round because no server could use it."""
+
+
+class CertificateWarning(UserWarning):
+    """A certificate was issued that is no guarantee for the run at hand."""

@@ -14,6 +14,7 @@ FLOORS = [
     "errors",
     "config",
     "rng",
+    "groups",
     "devices",
     "progress",
     "matmul",
@@ -39,7 +40,17 @@ FLOORS = [
     "cli",
 ]
 """From the bottom to the top: a room imports only from its own floor and from those below."""
-NO_TORCH = ["lipschitz", "published", "coupled", "bounds.votes", "bounds.exact", "metrics"]
+NO_TORCH = [
+    "lipschitz",
+    "published",
+    "coupled",
+    "bounds.votes",
+    "bounds.exact",
+    "metrics",
+    "ensembles.plurality",
+    "ensembles.prices",
+    "ensembles.random_groups",
+]
 
 
 def imports(path):

@@ -1,4 +1,4 @@
-"""What a certificate rests on, in sentences, and which of it a run breaks."""
+"""What a certificate says in one sentence, what it rests on, and which of that a run breaks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
-from crfl.certification.coupled import AVERAGING
+from crfl.certification.certificate import Guarantee, Rounding
 from crfl.certification.coupling.rounds import steps_too_long
 from crfl.record import RoundRecord, TrainingRecord
 
@@ -17,82 +17,118 @@ COUNTERPART = (
 NOBODY = "Nobody attacked in this run: there is nothing to certify against, and every radius is infinite."
 
 
-def published(record: TrainingRecord, bounds: ProbabilityBounds) -> tuple[str, ...]:
-    """What the paper's certificate rests on."""
-    return (
-        COUNTERPART,
-        "Lemma 1: every training input, clean or poisoned, has norm at most 1.",
-        "Lemma 1: the parameters stay in the ball of the attack round's clip norm during that round's local steps.",
-        "Lemma 1: poisoned samples keep their labels.",
-        "Theorem 1: local steps drive two models no further apart.",
-        "Theorem 2 bounds the law of the models over the training noise; the class probabilities are those of the one "
-        "model that was trained. The theorem is read as if both were the same.",
-        *probabilities(bounds),
-        *([] if record.attack_rounds else [NOBODY]),
+def published(
+    record: TrainingRecord, attack: RoundRecord | None, clip_norm: float, bounds: ProbabilityBounds
+) -> Guarantee:
+    """The paper's certificate of a run attacked in the round `attack`; Lemma 1 taken at `clip_norm`."""
+    statement = NOBODY
+    if attack is not None:
+        statement = (
+            f"as printed in Corollary 1, no triggers of norm up to the radius on what {_people(attack)} poisoned in "
+            f"round {attack.round} change a certified vote"
+        )
+    return Guarantee(
+        statement,
+        assumptions=(
+            COUNTERPART,
+            "Lemma 1: every training input, clean or poisoned, has norm at most 1.",
+            "Lemma 1: the parameters stay in the ball of the attack round's clip norm during that round's local steps.",
+            "Lemma 1: poisoned samples keep their labels.",
+            "Theorem 1: local steps drive two models no further apart.",
+            "Theorem 2 bounds the law of the models over the training noise; the class probabilities are those of the "
+            "one model that was trained. The theorem is read as if both were the same.",
+            *_probabilities(bounds),
+            *([] if record.attack_rounds else [NOBODY]),
+        ),
+        broken=() if attack is None else tuple(_published_broken(record, attack, clip_norm)),
+        alpha=_alpha(bounds),
     )
 
 
-def published_broken(
-    record: TrainingRecord, attack: RoundRecord | None, clip_norm: float, bounds: ProbabilityBounds
-) -> tuple[str, ...]:
-    """What the run breaks of it."""
-    found = list(_weak_votes(bounds))
-    if attack is None:
-        return (*found, NOBODY)
+def _published_broken(record: TrainingRecord, attack: RoundRecord, clip_norm: float) -> Iterator[str]:
+    """What a run breaks of the paper's assumptions."""
     reach = record.max_feature_norm + max((a.magnitude for a in attack.attackers), default=0.0)
     if reach > 1:
-        found.append(
+        yield (
             f"Training inputs may reach norm {reach:.4g}, Lemma 1 assumes at most 1: this certificate is no guarantee "
             "here; kind='margin' or 'smoothing' gives one."
         )
     if attack.start_norm > clip_norm:
-        found.append(
+        yield (
             f"The model sent out in the attack round has norm {attack.start_norm:.4g} (clipped, then perturbed), Lemma "
             f"1 assumes at most {clip_norm:.4g}."
         )
-    found += [f"Theorem 1: {reason}." for reason in steps_too_long(record)]
-    if record.aggregation not in AVERAGING:
-        found.append(
+    yield from (f"Theorem 1: {reason}." for reason in steps_too_long(record))
+    if not record.data_independent_weights:
+        yield (
             f"The weights of server.aggregation {record.aggregation!r} depend on the updates, so they differ in the "
             "benign counterpart; Theorem 2 takes them as given."
         )
     if any(a.label_flip and any(a.poison_ratios) for a in attack.attackers):
-        found.append("The attackers change labels too; Lemma 1 covers changes of the inputs only.")
-    return tuple(found)
+        yield "The attackers change labels too; Lemma 1 covers changes of the inputs only."
 
 
-def coupled(record: TrainingRecord, *, any_round: bool, rounding: float) -> tuple[str, ...]:
-    """What the coupling certificate rests on."""
-    rounds = ", ".join(str(r.round) for r in record.attack_rounds)
-    when = "in one round, whichever it was" if any_round else f"in round {rounds} only (attack_round='any' covers all)"
-    who = sorted({a.client for r in record.attack_rounds for a in r.attackers})
-    inside = (
-        f"and every sample, clean or poisoned, lies in the domain {record.domain[0]:g} to {record.domain[1]:g}"
-        if record.domain
-        else "and no trigger moves a sample by more than the magnitude"
-    )
-    attack = (
-        f"{len(who)} attackers with the weights, scale, steps and poison ratios on record attack {when}; they change "
-        "at most their poisoned samples, by triggers up to the certified magnitude"
-        + (" and by any label change." if _flips(record) else "; labels stay.")
-    )
-    return (
-        COUNTERPART,
-        attack if record.attack_rounds else NOBODY,
-        f"Clean training inputs have norm at most {record.max_feature_norm:.6g} (measured), {inside}.",
-        "The loss is convex, local training plain SGD, aggregation weights independent of the updates, and the "
-        "learning rate small enough for a step not to drive two runs apart (checked on the record).",
-        f"Training rounds in float32: Delta includes {rounding:.2g} for it, by a model of rounding and by measurement, "
-        "not by proof.",
+def coupled(
+    record: TrainingRecord, *, any_round: bool, slack: float, bounds: ProbabilityBounds | None = None
+) -> Guarantee:
+    """A coupling certificate, of the margin or, with `bounds`, of the smoothed vote. `slack`: part of Delta for rounding."""
+    rounding = rounding_of(record)
+    return Guarantee(
+        _coupled_statement(record, any_round, "smoothed model" if bounds else "model"),
+        assumptions=(
+            COUNTERPART,
+            _attack(record, any_round) if record.attack_rounds else NOBODY,
+            f"Clean training inputs have norm at most {record.max_feature_norm:.6g} (measured), {_inside(record)}.",
+            "The loss is convex, local training plain SGD, aggregation weights independent of the updates, and the "
+            "learning rate small enough for a step not to drive two runs apart (checked on the record).",
+            *_map(record),
+            ROUNDING_IN_DELTA[rounding].format(slack),
+            *(_probabilities(bounds) if bounds else ()),
+        ),
+        rounding=rounding,
+        alpha=_alpha(bounds) if bounds else 0.0,
     )
 
 
-def coupled_broken(bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float) -> tuple[str, ...]:
-    """What keeps a coupling certificate from meaning much; where its assumptions fail it is refused.
+def clients(record: TrainingRecord, *, slack: float) -> Guarantee:
+    """The certificate against clients that are malicious in every round."""
+    rounding = rounding_of(record)
+    return Guarantee(
+        f"each certified prediction stays whatever so many of the {len(record.client_sizes)} clients send, in every "
+        "round",
+        assumptions=(
+            "Two runs with the same seeds, batches, aggregation weights and noise are compared; the malicious clients, "
+            "whichever they are, send in each whatever they like, and all others train as told.",
+            "The server clips every update to a norm fixed before training, and clips no honest one: every client's "
+            "norm before the clip is on record, and leaves room for what a change of the global model can add "
+            "(checked; clients without that room count as malicious).",
+            "The loss is convex, honest local training plain SGD, aggregation weights independent of the updates "
+            "(checked on the record). No client can pose as several.",
+            *_map(record),
+            ROUNDING_IN_DELTA[rounding].format(slack),
+        ),
+        rounding=rounding,
+    )
 
-    `budget` (m,) of the samples, `least`: Delta at magnitude 0.
-    """
-    found = [] if bounds is None else list(_weak_votes(bounds))
+
+ROUNDING_IN_DELTA: dict[Rounding, str] = {
+    "modelled": "Training rounds in float32: Delta includes {:.2g} for it, by a model of rounding and by measurement, "
+    "not by proof.",
+    "proved": "Training and certification round in float64: Delta includes {:.2g} for it, a bound that is proved for any "
+    "order of summation.",
+}
+
+
+def rounding_of(record: TrainingRecord) -> Rounding:
+    """Float64 has a worst-case bound with proof; float32 a model of rounding."""
+    return "proved" if record.precision == "float64" else "modelled"
+
+
+def nothing_certified(
+    bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float
+) -> tuple[str, ...]:
+    """What keeps a coupling certificate from meaning much: `budget` (m,) of the samples, `least` Delta at strength 0."""
+    found = [] if bounds is None else list(weak_votes(bounds))
     if len(budget) and not least < budget.max():
         found.append(
             f"Nothing is certified: even at magnitude 0 the models may be {least:.3g} apart, and the largest budget is "
@@ -104,11 +140,74 @@ def coupled_broken(bounds: ProbabilityBounds | None, noise: float, budget: Float
     return tuple(found)
 
 
-def _flips(record: TrainingRecord) -> bool:
-    return any(a.label_flip for r in record.attack_rounds for a in r.attackers)
+def weak_votes(bounds: ProbabilityBounds) -> Iterator[str]:
+    """Too few votes to certify anything."""
+    if bounds.method == "exact":
+        return
+    needed = min_samples(bounds.method, bounds.alpha, bounds.classes)
+    if bounds.samples < needed:
+        yield (
+            f"{bounds.samples} votes cannot certify anything at alpha = {bounds.alpha:g}, even if unanimous: "
+            f"smoothing.samples must be at least {needed}."
+        )
 
 
-def probabilities(bounds: ProbabilityBounds) -> Iterator[str]:
+def _coupled_statement(record: TrainingRecord, any_round: bool, model: str) -> str:
+    if not record.attack_rounds:
+        return NOBODY
+    attackers = [a for r in record.attack_rounds for a in r.attackers]
+    poisoners = len({a.client for a in attackers if a.update is None})
+    senders = len({a.client for a in attackers if a.update is not None})
+    when = "any one round" if any_round else f"round {_rounds(record)}"
+    parts = []
+    if poisoners:
+        labels = ", and whatever labels," if _flips(record) else ""
+        parts.append(
+            f"whatever triggers of norm up to its radius{labels} the poisoned samples of {_count(poisoners, 'attacker')} "
+            f"have in {when}"
+        )
+    if senders:
+        parts.append(
+            f"although {_count(senders, 'attacker')} sent malicious updates in {when}, where the counterpart's send "
+            "nothing"
+        )
+    return f"each certified prediction is that of the benign counterpart's {model}, {' and '.join(parts)}"
+
+
+def _attack(record: TrainingRecord, any_round: bool) -> str:
+    """Who attacks when, and how."""
+    when = (
+        "in one round, whichever it was"
+        if any_round
+        else f"in round {_rounds(record)} only (attack_round='any' covers all)"
+    )
+    who = {a.client for r in record.attack_rounds for a in r.attackers}
+    return (
+        f"{len(who)} attackers with the weights, scale, steps and poison ratios on record attack {when}; they change "
+        "at most their poisoned samples, by triggers up to the certified magnitude"
+        + (" and by any label change." if _flips(record) else "; labels stay.")
+    )
+
+
+def _inside(record: TrainingRecord) -> str:
+    if record.norm_bound is not None:
+        return f"and every sample, clean or poisoned, has norm at most {record.norm_bound:g} by construction"
+    if record.domain is not None:
+        return f"and every sample, clean or poisoned, lies in the domain {record.domain[0]:g} to {record.domain[1]:g}"
+    return "and no trigger moves a sample by more than the magnitude"
+
+
+def _map(record: TrainingRecord) -> Iterator[str]:
+    """What is assumed of a feature map."""
+    if record.feature_map is not None:
+        public = f", set by {record.public_samples} clean samples of the server" if record.public_samples else ""
+        yield (
+            f"The feature map {record.feature_map} is fixed before training{public}: no client has a say in it. Norms "
+            "and magnitudes are those of features."
+        )
+
+
+def _probabilities(bounds: ProbabilityBounds) -> Iterator[str]:
     """In which sense the bounds on the class probabilities hold."""
     if bounds.method == "exact":
         yield "Class probabilities are exact (numerical error about 1e-14 relative); nothing is sampled."
@@ -129,13 +228,21 @@ def probabilities(bounds: ProbabilityBounds) -> Iterator[str]:
         )
 
 
-def _weak_votes(bounds: ProbabilityBounds) -> Iterator[str]:
-    """Too few votes to certify anything."""
-    if bounds.method == "exact":
-        return
-    needed = min_samples(bounds.method, bounds.alpha, bounds.classes)
-    if bounds.samples < needed:
-        yield (
-            f"{bounds.samples} votes cannot certify anything at alpha = {bounds.alpha:g}, even if unanimous: "
-            f"smoothing.samples must be at least {needed}."
-        )
+def _alpha(bounds: ProbabilityBounds) -> float | None:
+    return None if bounds.method == "hoeffding" else bounds.alpha
+
+
+def _flips(record: TrainingRecord) -> bool:
+    return any(a.label_flip for r in record.attack_rounds for a in r.attackers)
+
+
+def _rounds(record: TrainingRecord) -> str:
+    return ", ".join(str(r.round) for r in record.attack_rounds)
+
+
+def _people(round_: RoundRecord) -> str:
+    return _count(len(round_.attackers), "attacker")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,16 +1,23 @@
-"""Certificate: what is certified for each test sample, on which assumptions, and how strong an attack may be."""
+"""Certificate: what is guaranteed for each prediction, against whom, and up to which strength of the attack.
+
+A certificate of any kind is a `Certificate`. Its strengths are radii (`RadiusCertificate`: how far triggers may move
+a sample) or counts (`ClientCertificate`: how many clients may be malicious in every round).
+"""
 
 from __future__ import annotations
 
+import html
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from crfl.certification import metrics
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, Result, nonnegative
+from crfl.certification._content import Content
 from crfl.certification.bounds.votes import ProbabilityBounds
 from crfl.certification.scenario import Scenario
 from crfl.errors import CertificateError
@@ -20,34 +27,245 @@ if TYPE_CHECKING:
 
     from crfl.certification.smoothing import VoteCounts
 
+Kind = Literal["margin", "smoothing", "published", "clients", "ensemble"]
+Rounding = Literal["proved", "modelled", "ignored"]
+ROUNDING: dict[Rounding, str] = {
+    "proved": "proved: the statement is about the numbers that were computed",
+    "modelled": "a model of float32 checked by measurement, not a proof (local.precision float64 has the proof)",
+    "ignored": "ignored: the statement is about real numbers",
+}
+COUNTS = (1, 2, 5, 10, 20, 50, 100)
+"""Numbers of malicious clients that a summary shows, as far as something is certified there."""
+
 
 @dataclass(frozen=True)
-class Certificate:
+class Guarantee:
+    """What a certificate says, and what it rests on."""
+
+    statement: str
+    """One sentence: what is guaranteed, against whom."""
+    assumptions: tuple[str, ...]
+    """What it rests on."""
+    broken: tuple[str, ...] = ()
+    """Which of the assumptions this run breaks: if any, nothing is guaranteed."""
+    rounding: Rounding = "ignored"
+    """Whether rounding in training and certification is covered."""
+    alpha: float | None = 0.0
+    """Probability that sampling made a sample's certificate wrong: 0 where nothing was sampled, None if not proved."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run breaks none of the assumptions that crfl can check."""
+        return not self.broken
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Certificate(Content, ABC):
     """Certified robustness of m predictions. Arrays have shape (m,)."""
 
-    kind: str
-    """published, smoothing or margin"""
+    kind: Kind
     prediction: IntArray
     """The predicted class, also where the certificate abstains."""
-    radius: FloatArray
-    """Largest certified magnitude ||delta|| of the triggers, in units of the features; 0 where abstained."""
     abstained: BoolArray
-    """Where nothing is certified, not even at magnitude 0."""
-    bounds: ProbabilityBounds | None
-    """Bounds on the class probabilities, and the estimates; None for `margin`, which needs none."""
-    budget: FloatArray
-    """What an attack may cost: KL divergence (published) or distance in parameter space (smoothing, margin)."""
-    assumptions: tuple[str, ...]
-    """What the certificate rests on."""
-    warnings: tuple[str, ...]
-    """Which of the assumptions this run breaks, and what else keeps the certificate from meaning much."""
+    """Where nothing is certified, not even at strength 0."""
     indices: IntArray
     """The certified rows of the test set."""
     test_size: int
     """Number of rows of the test set."""
+    guarantee: Guarantee
+    notes: tuple[str, ...]
+    """What keeps the certificate from meaning much, though it holds: too few votes, say."""
+
+    @property
+    @abstractmethod
+    def strength(self) -> npt.NDArray[Any]:
+        """The largest certified strength of the attack, (m,): radius or count; 0 where abstained."""
+
+    @property
+    @abstractmethod
+    def strength_name(self) -> str:
+        """What the strength is, as a column of a table: radius, malicious_clients."""
+
+    @property
+    @abstractmethod
+    def strength_label(self) -> str:
+        """What the strength is, as the label of an axis."""
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the certificate rests on."""
+        return self.guarantee.assumptions
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Which of the assumptions this run breaks, and what else keeps the certificate from meaning much."""
+        return (*self.guarantee.broken, *self.notes)
+
+    @property
+    def label(self) -> str:
+        """The kind, for legends and tables; it says so where nothing is guaranteed."""
+        return self.kind if self.guarantee.holds else f"{self.kind} (not a guarantee here)"
+
+    def certified_rate(self, strengths: npt.ArrayLike) -> Result:
+        """Share of the certified samples whose strength is at least s, for each s of `strengths`, right or wrong.
+
+        Raises:
+            CertificateError: if there are no samples, or a strength is NaN.
+        """
+        return metrics.certified_rate(self.strength, strengths)
+
+    def certified_accuracy(self, y: npt.ArrayLike, strengths: npt.ArrayLike) -> Result:
+        """Share of samples predicted as labelled, not abstained from, with a strength of at least s, for each s.
+
+        Args:
+            y: Labels of the whole test set given to `certify`, or those of its rows `indices`.
+            strengths: Radii or counts, a number or an array. Infinity asks for what stands whatever the attack.
+
+        Returns:
+            A number for a number, an array for an array.
+
+        Raises:
+            CertificateError: if the labels do not fit, there are no samples, or a strength is NaN.
+        """
+        labels = np.asarray(y.cpu() if hasattr(y, "cpu") else y)
+        if len(labels) == self.test_size:
+            labels = labels[self.indices]
+        if labels.shape != self.prediction.shape:
+            expected = sorted({len(self.prediction), self.test_size})
+            raise CertificateError(f"y: got shape {labels.shape}, expected lengths {' or '.join(map(str, expected))}")
+        return metrics.certified_accuracy(labels == self.prediction, self.abstained, self.strength, strengths)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each certified sample: index, prediction, the strength by its name, abstained, and what is behind."""
+        import pandas as pd
+
+        columns = {"index": self.indices, "prediction": self.prediction, self.strength_name: self.strength}
+        return pd.DataFrame({**columns, "abstained": self.abstained, **self._columns()})
+
+    def summary(self) -> str:
+        """A few lines: what is guaranteed against whom, the key numbers, and on what they rest."""
+        return "\n".join([self._title(), *(f"  {name}: {value}" for name, value in self._rows())])
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self._rows()
+        )
+        return f"<b>{html.escape(self._title())}</b><table>{rows}</table>"
+
+    def _title(self) -> str:
+        some = "" if len(self.indices) == self.test_size else f" of {self.test_size}"
+        return f"{self.label}: certificate of {len(self.indices)}{some} test samples"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """At most nine lines, by name."""
+        rows = [("guarantee" if self.guarantee.holds else "claim", self.guarantee.statement)]
+        if len(self.indices):
+            certified = ~self.abstained
+            shares = [f"{(certified & (self.strength >= s)).mean():.4g} {text}" for text, s in self._key_strengths()]
+            rows += [("certified share", ", ".join([*shares, f"abstained {self.abstained.mean():.4g}"]))]
+            rows += [("accuracy", f"not known without labels: certified_accuracy(y, {self.strength_name})")]
+        rows += [("rounding", ROUNDING[self.guarantee.rounding])]
+        if self.guarantee.alpha is None:
+            rows += [("sampled", "no level is proved for these bounds; clopper_pearson's is")]
+        elif self.guarantee.alpha > 0:
+            rows += [("sampled", f"wrong for a sample with probability at most {self.guarantee.alpha:.3g}")]
+        if self.guarantee.broken:
+            rows += [("not a guarantee", _first(self.guarantee.broken, "warnings"))]
+        if self.notes:
+            rows += [("note", _first(self.notes, "notes"))]
+        return [*rows, ("rests on", f"{len(self.assumptions)} assumptions (.assumptions)")]
+
+    @abstractmethod
+    def _key_strengths(self) -> Iterable[tuple[str, float]]:
+        """Strengths that a summary shows, and their names."""
+
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Further columns of the table."""
+        return {}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ClientCertificate(Certificate):
+    """Predictions that stand although some clients are malicious in every round, whatever they send."""
+
+    malicious_clients: IntArray
+    """So many clients may send anything, in every round; 0 where abstained."""
+
+    @property
+    def strength(self) -> IntArray:
+        """`malicious_clients`"""
+        return self.malicious_clients
+
+    @property
+    def strength_name(self) -> str:
+        """malicious_clients"""
+        return "malicious_clients"
+
+    @property
+    def strength_label(self) -> str:
+        """For axes."""
+        return "malicious clients (any updates, in every round)"
+
+    def _key_strengths(self) -> Iterable[tuple[str, float]]:
+        most = self.malicious_clients.max(initial=0)
+        return [("without any", 0.0), *((f"at {n}", float(n)) for n in COUNTS if n <= max(most, 1))]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class RadiusCertificate(Certificate):
+    """Predictions that stand whatever triggers of at most some magnitude the attackers plant."""
+
+    radius: FloatArray
+    """Largest certified magnitude ||delta|| of the triggers, in units of the features; 0 where abstained."""
+    budget: FloatArray
+    """What an attack may cost: KL divergence (published) or distance in parameter space (smoothing, margin)."""
     scenario: Scenario = field(repr=False)
-    votes: VoteCounts | None = field(default=None, repr=False)
+    """What attacks cost."""
+    bounds: ProbabilityBounds | None = None
+    """Bounds on the class probabilities, and the estimates; None for `margin`, which needs none."""
+    votes: VoteCounts | None = None
     """The votes behind the bounds; None if there were none."""
+
+    @property
+    def strength(self) -> FloatArray:
+        """`radius`"""
+        return self.radius
+
+    @property
+    def strength_name(self) -> str:
+        """radius"""
+        return "radius"
+
+    @property
+    def strength_label(self) -> str:
+        """For axes: says in which space the norm is, and that everything is certified at infinity."""
+        return "radius $r$ (l2 norm of the trigger" + (", feature space)" if self.radius_space == "feature" else ")")
+
+    @property
+    def radius_space(self) -> Literal["input", "feature"]:
+        """Where radii are measured: "feature" if a fixed map stands between the inputs and the model."""
+        return "input" if self.scenario.record.feature_map is None else "feature"
+
+    @property
+    def input_radius(self) -> FloatArray | None:
+        """The radius in the space of the inputs: radius / L for a map with Lipschitz constant L; None if L is unknown."""
+        if self.radius_space == "input":
+            return self.radius
+        lipschitz = self.scenario.record.lipschitz
+        if lipschitz is None:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.radius > 0, self.radius / lipschitz, 0.0)
+
+    @property
+    def any_poison(self) -> BoolArray:
+        """Where the prediction stands whatever the poisoned samples contain (the radius is infinite)."""
+        return np.isposinf(self.radius) & ~self.abstained
 
     @property
     def p_a(self) -> FloatArray | None:
@@ -64,23 +282,6 @@ class Certificate:
         """The radius beyond which the certified rate is 0."""
         return float(self.radius.max(initial=0.0))
 
-    def certified_rate(self, radii: npt.ArrayLike) -> Result:
-        """Share of the certified samples whose radius is at least r, for each r."""
-        return metrics.certified_rate(self.radius, radii)
-
-    def certified_accuracy(self, y: npt.ArrayLike, radii: npt.ArrayLike) -> Result:
-        """Share of samples predicted as labelled, not abstained from, with a radius of at least r, for each r.
-
-        `y`: labels of the whole test set given to `certify`, or those of its rows `indices`.
-        """
-        labels = np.asarray(y.cpu() if hasattr(y, "cpu") else y)
-        if len(labels) == self.test_size:
-            labels = labels[self.indices]
-        if labels.shape != self.prediction.shape:
-            allowed = sorted({len(self.prediction), self.test_size})
-            raise CertificateError(f"y: got shape {labels.shape}, expected lengths {' or '.join(map(str, allowed))}")
-        return metrics.certified_accuracy(labels == self.prediction, self.abstained, self.radius, radii)
-
     def max_poisoned(self, delta: float) -> IntArray:
         """Sample level: the largest q_B certified for triggers of magnitude `delta`, at most the batch size; (m,).
 
@@ -88,16 +289,19 @@ class Certificate:
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, self.scenario.record.batch_size + 1)
-        return self._levels(self.scenario.cost(magnitude, poisoned=q) for q in levels)
+        return self._count(self.scenario.cost(magnitude, poisoned=q) for q in levels)
 
     def max_attackers(self, delta: float) -> IntArray:
         """Client level: the largest R certified for triggers of magnitude `delta`, at most all clients; (m,).
 
         R attackers, each like the one on record who costs most. 0 where not even one is certified.
+
+        Raises:
+            CertificateError: if nobody attacked, or attackers sent malicious updates.
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, len(self.scenario.record.client_sizes) + 1)
-        return self._levels(self.scenario.cost(magnitude, attackers=r) for r in levels)
+        return self._count(self.scenario.cost(magnitude, attackers=r) for r in levels)
 
     def max_malicious(self, *, silent: bool = False) -> IntArray:
         """Largest number of certified malicious client-rounds (one client in one round sends what it likes); (m,).
@@ -105,29 +309,39 @@ class Certificate:
         For a server that clips every update to a norm (server.update_clip); any clients in any rounds, those on record
         as attackers among them. The prediction is that of a run in which they had sent anything else of that norm; with
         `silent`, only of the run in which they had sent nothing, which allows twice as many.
+
+        Raises:
+            CertificateError: if the server did not clip updates, or the kind is `published`.
         """
         each, once = self.scenario.malicious_cost(silent)
         count = np.ceil((self.budget - once) / each) - 1  # strictly below the budget
         return np.clip(count, 0, 2**53).astype(np.int64)
 
-    def _levels(self, costs: Iterable[float]) -> IntArray:
-        """How many of the rising costs each sample's budget affords."""
+    def _count(self, costs: Iterable[float]) -> IntArray:
+        """How many of the rising costs each sample's budget certifies."""
         count = np.zeros(self.prediction.shape, dtype=np.int64)
         alive = self.budget > 0
         for cost in costs:
-            alive = alive & self.scenario.affords(self.budget, cost)
+            alive = alive & self.scenario.certifies(self.budget, cost)
             if not alive.any():
                 break
             count += alive
         return count
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each certified sample: index, prediction, radius, abstained, and the bounds and estimates."""
-        import pandas as pd
+    def _key_strengths(self) -> Iterable[tuple[str, float]]:
+        recorded = {a.magnitude for r in self.scenario.record.attack_rounds for a in r.attackers}
+        space = " in feature space" if self.radius_space == "feature" else ""
+        found = [
+            (f"at radius 0{space}", 0.0),
+            *((f"at {r:.3g} (on record)", r) for r in sorted(recorded)[-1:] if r > 0),
+        ]
+        return [*found, ("for any content", np.inf)]
 
-        names = ("indices", "prediction", "radius", "abstained")
-        columns = {name.replace("indices", "index"): getattr(self, name) for name in names}
-        if self.bounds is not None:
-            for name in ("p_a", "p_b", "estimate_a", "estimate_b"):
-                columns[name] = getattr(self.bounds, name)
-        return pd.DataFrame(columns)
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        names = ("p_a", "p_b", "estimate_a", "estimate_b") if self.bounds is not None else ()
+        return {name: getattr(self.bounds, name) for name in names}
+
+
+def _first(texts: tuple[str, ...], where: str) -> str:
+    """The first text, and how many there are."""
+    return texts[0] + (f" (and {len(texts) - 1} more: .{where})" if len(texts) > 1 else "")

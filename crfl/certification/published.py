@@ -3,6 +3,8 @@
 These are the paper's formulas as printed. What they rest on, and where that does not hold, stands in docs/theory.md and
 in every certificate's `assumptions`.
 
+Each formula takes numbers or arrays, which broadcast, and returns a number for numbers.
+
 Symbols: strengths are s_i = p_i gamma_i tau_i eta_i q_i / n_i, one an attacker (AttackerRecord.strength); `lipschitz`
 is L_Z of Lemma 1; `noise` is sigma of the attack round; `log_contraction` is the log of the product over later rounds.
 """
@@ -17,24 +19,49 @@ from crfl.certification._checks import BoolArray, FloatArray, Result, finite, no
 
 
 def log_contraction(clip_norms: npt.ArrayLike, noise_stds: npt.ArrayLike) -> Result:
-    """log prod_t (2 Phi(rho_t / sigma_t) - 1) over the rounds t after the attack (Theorem 2), last axis.
+    """log prod_t (2 Phi(rho_t / sigma_t) - 1) over the rounds t after the attack (Theorem 2).
 
-    The last factor, that of round T, has sigma_T of the test-time noise. No rounds: 0 (the product is 1). A round
-    without noise or with an infinite clip norm contributes 0. Summed in logs: 1000 rounds of rho = sigma give -382,
-    and beyond rho / sigma = 8.3 a factor differs from 1 by less than float64 can hold in the product.
+    Summed in logs: 1000 rounds of rho = sigma give -382, and beyond rho / sigma = 8.3 a factor differs from 1 by less
+    than float64 can hold in the product.
+
+    Args:
+        clip_norms: rho_t (..., rounds), 0 or more; inf where nothing was clipped.
+        noise_stds: sigma_t (..., rounds), 0 or more. The last factor, that of round T, has the test-time noise.
+
+    Returns:
+        (...,), at most 0. No rounds: 0 (the product is 1). A round without noise or with an infinite clip norm
+        contributes 0.
+
+    Raises:
+        CertificateError: a number is negative or NaN.
+
+    Example:
+        >>> float(log_contraction([1.0, 2.0], 1.0).round(4))
+        -0.4283
     """
     rho, sigma = np.broadcast_arrays(nonnegative("clip_norms", clip_norms), nonnegative("noise_stds", noise_stds))
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(sigma > 0, rho / (sigma * np.sqrt(2.0)), np.inf)
         factors = np.where(z < 1, np.log(special.erf(z)), np.log1p(-special.erfc(z)))
-    return factors.sum(axis=-1)
+    return np.atleast_1d(factors).sum(axis=-1)
 
 
 def kl_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike) -> Result:
     """eps(pA, pB) = -log(1 - (sqrt(pA) - sqrt(pB))^2) (Theorem 3): KL divergence that cannot change the vote.
 
-    `p_a` bounds the top class's probability from below, `p_b` every other's from above; they broadcast. 0 where
-    pA <= pB, inf at pA = 1, pB = 0, never NaN. Raises CertificateError outside 0 to 1.
+    Args:
+        p_a: Lower bound of the top class's probability, 0 to 1.
+        p_b: Upper bound of every other class's probability, 0 to 1.
+
+    Returns:
+        Broadcast shape, 0 or more: 0 where pA <= pB, inf at pA = 1, pB = 0, never NaN.
+
+    Raises:
+        CertificateError: a number is outside 0 to 1.
+
+    Example:
+        >>> float(kl_budget(0.7, 0.1).round(4))
+        0.3159
     """
     p_a, p_b = probability("p_a", p_a), probability("p_b", p_b)
     with np.errstate(divide="ignore"):
@@ -65,10 +92,26 @@ def theorem2_kl_bound(
 ) -> Result:
     """2 R sum_i (s_i L_Z ||delta_i||)^2 / sigma^2 times the product (Theorem 2): bound on the KL divergence.
 
-    `strengths` and `magnitudes` (..., R) hold one number an attacker; R is the length of their last axis. 0 if no
-    attacker changes anything, also without noise; otherwise inf at noise 0 or an infinite Lipschitz constant.
+    Args:
+        strengths: s_i = p_i gamma_i tau_i eta_i q_i / n_i, (..., R); a number for one attacker.
+        magnitudes: ||delta_i|| (..., R), or one number for all attackers; inf is allowed.
+        lipschitz: L_Z of Lemma 1 (`lemma1_lipschitz`).
+        noise: sigma of the attack round.
+        log_contraction: Log of the product over the later rounds (`log_contraction`).
+
+    Returns:
+        (...,): 0 if no attacker changes anything, also without noise; otherwise inf at noise 0 or an infinite
+        Lipschitz constant.
+
+    Raises:
+        CertificateError: a strength is not finite, or another number is negative or NaN.
+
+    Example:
+        >>> float(theorem2_kl_bound(7.5e-4, 0.1, lipschitz=17**0.5, noise=0.01).round(6))
+        0.001913
     """
-    effects = _product(finite("strengths", strengths), nonnegative("magnitudes", magnitudes))
+    strengths, magnitudes = np.atleast_1d(finite("strengths", strengths)), nonnegative("magnitudes", magnitudes)
+    effects = _product(strengths, magnitudes)
     attackers = effects.shape[-1]
     lipschitz, noise = nonnegative("lipschitz", lipschitz), nonnegative("noise", noise)
     total = attackers * np.square(effects).sum(axis=-1)
@@ -88,9 +131,26 @@ def theorem1_certified(
     noise: npt.ArrayLike,
     log_contraction: npt.ArrayLike = 0.0,
 ) -> BoolArray:
-    """Whether Theorem 1 certifies attackers of different strengths and magnitudes (..., R): KL bound <= eps(pA, pB).
+    """Whether Theorem 1 certifies attackers of different strengths and magnitudes: KL bound <= eps(pA, pB).
 
-    `p_a` and `p_b` broadcast against the leading axes. Never certified where pA <= pB: there no class is decided.
+    Args:
+        p_a: As for `kl_budget`; broadcasts against the leading axes of `strengths`.
+        p_b: As for `kl_budget`.
+        strengths: As for `theorem2_kl_bound`, and so the other arguments.
+        magnitudes: ||delta_i||
+        lipschitz: L_Z
+        noise: sigma
+        log_contraction: Log of the product.
+
+    Returns:
+        Booleans; False wherever pA <= pB, where no class is decided.
+
+    Raises:
+        CertificateError: a number is out of its range.
+
+    Example:
+        >>> theorem1_certified([0.9, 0.5], 0.1, strengths=7.5e-4, magnitudes=1.0, lipschitz=17**0.5, noise=0.01)
+        array([ True, False])
     """
     budget = kl_budget(p_a, p_b)
     bound = theorem2_kl_bound(strengths, magnitudes, lipschitz=lipschitz, noise=noise, log_contraction=log_contraction)
@@ -105,32 +165,33 @@ def corollary1_radius(
     lipschitz: npt.ArrayLike,
     noise: npt.ArrayLike,
     log_contraction: npt.ArrayLike = 0.0,
+    logs: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> Result:
-    """RAD = sqrt(eps sigma^2 / (2 R L_Z^2 sum_i s_i^2 prod)) (Corollary 1): the largest magnitude common to all.
+    """RAD = sqrt(eps(pA, pB) sigma^2 / (2 R L_Z^2 sum_i s_i^2 prod)) (Corollary 1): the largest magnitude common to all.
 
-    `p_a`, `p_b` (m,) give radii (m,), in units of the features; `strengths` (..., R), R attackers. Edge cases, in
-    this order: 0 where pA <= pB (nothing is decided); inf without attackers or if every strength is 0 (no poison,
-    scale 0); 0 at noise 0 or an infinite Lipschitz constant (an infinite rho).
+    Args:
+        p_a: pA (m,) or a number, as for `kl_budget`.
+        p_b: pB (m,) or a number.
+        strengths: s_i = p_i gamma_i tau_i eta_i q_i / n_i, (..., R); a number for one attacker.
+        lipschitz: L_Z of Lemma 1 (`lemma1_lipschitz`).
+        noise: sigma of the attack round.
+        log_contraction: Log of the product over the later rounds (`log_contraction`).
+        logs: log(1 - pA) and log pB where they are known: right also where pA rounds to 1 and pB to 0.
+
+    Returns:
+        Radii in units of the features. Edge cases, in this order: 0 where pA <= pB (nothing is decided); inf without
+        attackers or if every strength is 0 (no poison, scale 0); 0 at noise 0 or an infinite Lipschitz constant (an
+        infinite rho).
+
+    Raises:
+        CertificateError: a number is out of its range.
+
+    Example:
+        >>> float(corollary1_radius(0.94, 0.06, strengths=7.5e-4, lipschitz=17**0.5, noise=0.01).round(3))
+        1.973
     """
-    return radius_from_budget(
-        kl_budget(p_a, p_b),
-        strengths=strengths,
-        lipschitz=lipschitz,
-        noise=noise,
-        log_contraction=log_contraction,
-    )
-
-
-def radius_from_budget(
-    budget: npt.ArrayLike,
-    *,
-    strengths: npt.ArrayLike,
-    lipschitz: npt.ArrayLike,
-    noise: npt.ArrayLike,
-    log_contraction: npt.ArrayLike = 0.0,
-) -> Result:
-    """`corollary1_radius` from eps itself, e.g. that of exact probabilities whose logs alone fit in float64."""
-    budget, strengths = nonnegative("budget", budget), finite("strengths", strengths)
+    budget = kl_budget(p_a, p_b) if logs is None else kl_budget_from_logs(*logs)
+    strengths = np.atleast_1d(finite("strengths", strengths))
     lipschitz, noise = nonnegative("lipschitz", lipschitz), nonnegative("noise", noise)
     total = np.sqrt(strengths.shape[-1]) * np.linalg.norm(strengths, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

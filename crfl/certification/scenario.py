@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from crfl.certification._checks import BoolArray, FloatArray
-from crfl.certification.published import radius_from_budget, theorem2_kl_bound
+from crfl.certification.published import theorem2_kl_bound
 from crfl.errors import CertificateError
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
 
@@ -27,11 +27,8 @@ class Scenario(Protocol):
     def record(self) -> TrainingRecord:
         """The run that is attacked."""
 
-    def radius(self, budget: FloatArray) -> FloatArray:
-        """Largest magnitude whose cost each budget (m,) affords, (m,); inf if that of every magnitude."""
-
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
-        """Where a budget (m,) affords the cost."""
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
+        """Where a budget (m,) certifies against an attack of this cost."""
 
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """The cost of triggers of this magnitude, with another q_B or another number of attackers."""
@@ -43,17 +40,20 @@ class Scenario(Protocol):
 def attackers_like(
     record: TrainingRecord, round_: RoundRecord, poisoned: int | None, attackers: int | None
 ) -> tuple[AttackerRecord, ...]:
-    """The attackers of a round, with another q_B; if others are to attack, those whom they may be like."""
-    crew = round_.attackers
+    """The attackers of a round, with another q_B; if others are to attack, those whom they may be like.
+
+    The others take part, so they have the weights that the attackers have whenever they do.
+    """
+    found = round_.attackers
     if poisoned is not None:
-        crew = tuple(replace(a, poison_ratios=_ratios(record, a.client, poisoned)) for a in crew)
+        found = tuple(replace(a, poison_ratios=_ratios(record, a.client, poisoned)) for a in found)
     if attackers is None:
-        return crew
-    if not crew:
+        return found
+    if not found:
         raise CertificateError(NO_ATTACKER)
-    if any(a.update is not None for a in crew):
+    if any(a.update is not None for a in found):
         raise CertificateError("max_attackers: attackers sent malicious updates, which max_malicious counts")
-    return crew
+    return tuple(replace(a, weight=a.potential_weight) for a in found)
 
 
 def _ratios(record: TrainingRecord, client: int, poisoned: int) -> tuple[float, ...]:
@@ -75,27 +75,24 @@ class PublishedScenario:
     log_contraction: float
     """log of the product over the rounds after it"""
 
-    def radius(self, budget: FloatArray) -> FloatArray:
-        """Corollary 1's radius of each eps (m,)."""
-        radius: FloatArray = radius_from_budget(
-            budget,
-            strengths=[a.strength for a in self._attackers(None, None)],
-            lipschitz=self.lipschitz,
-            noise=self.noise,
-            log_contraction=self.log_contraction,
-        )
-        return radius
+    def strengths(self, *, poisoned: int | None = None, attackers: int | None = None) -> list[float]:
+        """s_i of Theorem 1 of each attacker, with another q_B; `attackers` times that of the strongest."""
+        if self.round is None:
+            if attackers is not None:
+                raise CertificateError(NO_ATTACKER)
+            return []
+        found = [a.strength for a in attackers_like(self.record, self.round, poisoned, attackers)]
+        return found if attackers is None else [max(found)] * attackers
 
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
         """KL <= eps, and something is decided."""
         return (budget > 0) & (cost <= budget)
 
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """Theorem 2's bound on the KL divergence."""
-        crew = self._attackers(poisoned, attackers)
         bound = theorem2_kl_bound(
-            [a.strength for a in crew],
-            [magnitude] * len(crew),
+            self.strengths(poisoned=poisoned, attackers=attackers),
+            magnitude,
             lipschitz=self.lipschitz,
             noise=self.noise,
             log_contraction=self.log_contraction,
@@ -105,10 +102,3 @@ class PublishedScenario:
     def malicious_cost(self, silent: bool) -> tuple[float, float]:
         """The paper's certificate knows backdoors only."""
         raise CertificateError("max_malicious: kind 'published' says nothing of arbitrary updates; use kind 'margin'")
-
-    def _attackers(self, poisoned: int | None, attackers: int | None) -> tuple[AttackerRecord, ...]:
-        if self.round is None and attackers is None:
-            return ()
-        nobody = RoundRecord(0, 0.0, None, 0.0, 0.0, 0.0, ())
-        crew = attackers_like(self.record, self.round or nobody, poisoned, attackers)
-        return crew if attackers is None else (max(crew, key=lambda a: a.strength),) * attackers

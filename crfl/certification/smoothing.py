@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from crfl import matmul as products
+from crfl import matmul
 from crfl.certification._checks import IntArray, nonnegative, positive_int
+from crfl.certification._content import Content
 from crfl.errors import CertificateError
 from crfl.models.base import Model
 from crfl.models.softmax import SoftmaxRegression
 from crfl.progress import bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLOCK_SAMPLES = 512
 """Test samples that a block of models judges at once."""
@@ -27,8 +32,8 @@ LANES = 16
 """torch.randn fills 16 numbers at a time; whole multiples give the same numbers however the draws are split."""
 
 
-@dataclass(frozen=True)
-class VoteCounts:
+@dataclass(frozen=True, repr=False, eq=False)
+class VoteCounts(Content):
     """Votes of noisy models on m test samples."""
 
     counts: IntArray
@@ -37,6 +42,12 @@ class VoteCounts:
     """M: the number of models."""
     noise: float
     """sigma_T: standard deviation of the noise on every parameter."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each sample, a column for each class."""
+        import pandas as pd
+
+        return pd.DataFrame(self.counts)
 
 
 def smooth(
@@ -49,37 +60,49 @@ def smooth(
     generator: torch.Generator,
     progress: bool = False,
 ) -> VoteCounts:
-    """Algorithm 2: M = `samples` models N(params, noise^2 I), drawn once, predict every sample of x (m, d).
+    """Algorithm 2: M noisy models N(params, noise^2 I), drawn once, predict every sample.
 
-    `model` is softmax regression or any other, e.g. the ModuleModel of an nn.Module.
-    Noise is drawn on the CPU from `generator`, on every coordinate of the flat vector `params` (P,); the work is done
-    on the device of `params`. The draws do not depend on the number of test samples nor on the blocks in which the
-    work is done. Memory, whatever M and m are: BLOCK_BYTES for the models and a few MiB for logits; for modules the
-    activations of BLOCK_MODULES models on BLOCK_SAMPLES samples. Of classes that tie, the lowest is voted for.
-    CertificateError if parameters or samples are not finite, or if logits overflow.
+    The draws depend neither on the test samples nor on the blocks in which the work is done. Memory, whatever M and m
+    are: BLOCK_BYTES for the models and a few MiB for logits; for modules the activations of BLOCK_MODULES models on
+    BLOCK_SAMPLES samples.
+
+    Args:
+        model: Softmax regression or any other, e.g. the ModuleModel of an nn.Module.
+        params: The flat vector (P,); the work is done on its device, in its precision.
+        x: Features (m, d).
+        noise: sigma_T, on every coordinate.
+        samples: M
+        generator: On the CPU, where the noise is drawn.
+        progress: Show a bar if it takes more than two seconds.
+
+    Returns:
+        Votes (m, C). Of classes that tie, the lowest gets the vote.
+
+    Raises:
+        CertificateError: parameters or samples are not finite, logits overflow, or a number is out of its range.
+
+    Example:
+        >>> model = SoftmaxRegression(num_features=2, num_classes=2)
+        >>> params, x = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+        >>> votes = smooth(model, params, x, noise=0.1, samples=100, generator=torch.Generator().manual_seed(0))
+        >>> votes.counts.sum(axis=1), int(votes.counts[0].argmax())
+        (array([100, 100]), 0)
     """
     noise, samples = float(nonnegative("noise", noise)), positive_int("samples", samples)
     for name, tensor in (("params", params), ("x", x)):
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():  # a sum alone may overflow
             raise CertificateError(f"{name}: got infinite or NaN entries, expected finite numbers")
     x = x.to(params.device, params.dtype)
-    classes = model.logits(params, x[:1]).shape[-1]
-    linear = isinstance(model, SoftmaxRegression)
-    ballot: Ballot = _linear_ballot if linear else _ballot
-    counts = torch.zeros(classes, len(x), dtype=torch.int64, device=params.device)
-    most = BLOCK_ROWS // classes if linear else BLOCK_MODULES
-    per_block = max(1, min(most, BLOCK_BYTES // (4 * params.numel())))
+    counts = torch.zeros(model.num_classes, len(x), dtype=torch.int64, device=params.device)
+    per_block = max(1, min(_models_per_block(model), BLOCK_BYTES // (params.element_size() * params.numel())))
     blocks = _noisy_models(params, noise, samples, per_block, generator)
     # The bar waits for two seconds: most votes are done by then.
     drawn = bar(blocks, "votes", -(-samples // per_block), unit="block", leave=False, delay=2, shown=progress)
     for models in drawn:
         for start in range(0, len(x), BLOCK_SAMPLES):
-            counts[:, start : start + BLOCK_SAMPLES] += ballot(model, models, x[start : start + BLOCK_SAMPLES])
+            rows = slice(start, start + BLOCK_SAMPLES)
+            counts[:, rows] += _votes(_noisy_logits(model, models, x[rows]))
     return VoteCounts(counts.t().contiguous().cpu().numpy(), samples, noise)
-
-
-Ballot = Callable[[Model, Tensor, Tensor], Tensor]
-"""Votes (C, m) of models (k, P) on samples (m, d)."""
 
 
 def _noisy_models(
@@ -93,16 +116,21 @@ def _noisy_models(
         yield draw.to(params).mul_(noise).add_(params)
 
 
-def _linear_ballot(model: Model, models: Tensor, x: Tensor) -> Tensor:
-    """All logits by one large product. Class-major, so that the maximum over classes is elementwise."""
-    assert isinstance(model, SoftmaxRegression)
-    weights, bias = (part.transpose(0, 1).flatten(0, 1) for part in model.split(models))
-    logits = products.inner(weights, x).add_(bias.unsqueeze(1))
-    return _votes(logits.view(model.num_classes, len(models), len(x)))
+def _noisy_logits(model: Model, models: Tensor, x: Tensor) -> Tensor:
+    """Logits (C, k, m) of models (k, P). Class-major, so that the maximum over classes is elementwise."""
+    if hasattr(model, "noisy_logits"):
+        return model.noisy_logits(models, x)
+    if isinstance(model, SoftmaxRegression):  # all logits by one large product
+        weights, bias = (part.transpose(0, 1).flatten(0, 1) for part in model.split(models))
+        return matmul.inner(weights, x).add_(bias.unsqueeze(1)).view(model.num_classes, len(models), len(x))
+    return model.logits(models, x).permute(2, 0, 1)
 
 
-def _ballot(model: Model, models: Tensor, x: Tensor) -> Tensor:
-    return _votes(model.logits(models, x).permute(2, 0, 1))
+def _models_per_block(model: Model) -> int:
+    """How many models judge samples at once."""
+    if hasattr(model, "models_per_block"):
+        return model.models_per_block(BLOCK_ROWS)
+    return BLOCK_ROWS // model.num_classes if isinstance(model, SoftmaxRegression) else BLOCK_MODULES
 
 
 def _votes(logits: Tensor) -> Tensor:

@@ -36,10 +36,24 @@ CHUNK = 256
 def exact_bounds(logits: npt.ArrayLike, noise_stds: npt.ArrayLike) -> ProbabilityBounds:
     """p_A and p_B of the smoothed model, with log(1 - p_A) and log p_B, which stay right in the tails.
 
-    `logits` (m, C) of the model without noise, `noise_stds` (m,) or a number: s = sigma sqrt(1 + ||x||^2), or
-    sigma ||x|| for noise on W alone. Relative error about 1e-14, below 1e-12 as far down as float64 reaches; the logs
-    go further. Without noise the top class has probability 1; classes that tie share it equally, and the
-    lowest of them is A. Raises CertificateError for logits that are not finite or deviations below 0.
+    Relative error about 1e-14, below 1e-12 as far down as float64 reaches; the logs go further.
+
+    Args:
+        logits: Those of the model without noise, (m, C), at least two classes.
+        noise_stds: s = sigma ||x~||, the standard deviation of every logit, (m,) or a number: sigma sqrt(1 + ||x||^2)
+            with a bias, sigma ||x|| without, or for noise on W alone.
+
+    Returns:
+        Bounds (m,) of method "exact", whose p_a and p_b are the probabilities themselves. Without noise the top class
+        has probability 1; classes that tie share it equally, and the lowest of them is A.
+
+    Raises:
+        CertificateError: logits are not finite, deviations are below 0, or shapes do not fit.
+
+    Example:
+        >>> bounds = exact_bounds([[2.0, 0.0, -1.0]], noise_stds=1.0)
+        >>> bounds.p_a.round(4), bounds.p_b.round(4)
+        (array([0.9115]), array([0.0761]))
     """
     means = finite("logits", logits)
     if means.ndim != 2 or means.shape[1] < 2:

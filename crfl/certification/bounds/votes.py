@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, error_level, vote_counts
+from crfl.certification._content import Content
 from crfl.errors import CertificateError
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class ProbabilityBounds:
+Method = Literal["hoeffding", "clopper_pearson", "exact"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ProbabilityBounds(Content):
     """Bounds for m test samples; all arrays have shape (m,)."""
 
-    method: str
-    """hoeffding, clopper_pearson or exact"""
+    method: Method
     alpha: float
     """Failure probability for each sample, in the sense that the method's docstring states; 0 if exact."""
     samples: int
@@ -47,13 +53,34 @@ class ProbabilityBounds:
         """Where the bounds do not decide, because p_a > p_b fails."""
         return ~(self.p_a > self.p_b)
 
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each sample: prediction, p_a, p_b, estimate_a, estimate_b, abstained."""
+        import pandas as pd
+
+        names = ("prediction", "p_a", "p_b", "estimate_a", "estimate_b", "abstained")
+        return pd.DataFrame({name: getattr(self, name) for name in names})
+
 
 def hoeffding(counts: npt.ArrayLike, alpha: float) -> ProbabilityBounds:
     """Algorithm 2's bounds, as the paper has them: pA = p^A - h, pB = p^B + h, h = sqrt(log(1 / alpha) / (2 M)).
 
-    `counts` (m, C) votes of M models; A and B are the two most frequent classes, the lower number on a tie. The paper
-    prints N under the root; M is meant. Each of the two bounds spends alpha, and the classes are chosen from the same
-    votes: no joint level is proved, certainly not alpha. Use `clopper_pearson` where that matters.
+    The paper prints N under the root; M is meant. Each of the two bounds spends alpha, and the classes are chosen from
+    the same votes: no joint level is proved, certainly not alpha. Use `clopper_pearson` where that matters.
+
+    Args:
+        counts: Votes (m, C) of M models. A and B are the two most frequent classes, the lower number on a tie.
+        alpha: Error level of each of the two bounds, between 0 and 1.
+
+    Returns:
+        Bounds (m,), cut to 0 to 1.
+
+    Raises:
+        CertificateError: the counts are no votes, or alpha is out of range.
+
+    Example:
+        >>> bounds = hoeffding([[950, 50], [520, 480]], alpha=0.001)
+        >>> bounds.p_a.round(3), bounds.abstained
+        (array([0.891, 0.461]), array([False,  True]))
     """
     votes, alpha = vote_counts("counts", counts), error_level(alpha)
     samples = int(votes[0].sum()) if len(votes) else 0
@@ -72,13 +99,30 @@ SMALLEST_LEVEL = 1e-200
 def clopper_pearson(
     selection_counts: npt.ArrayLike, counts: npt.ArrayLike, alpha: float, *, simultaneous: bool = False
 ) -> ProbabilityBounds:
-    """Sound bounds: for each test sample, P(p_a > p_b is found, yet p_a > p_A or p_b < max_{c != A} p_c) <= alpha.
+    """Sound bounds: for each test sample, P(p_a > p_A or p_b < max_{c != A} p_c) <= alpha (Proposition 14).
 
-    `selection_counts` (m, C) are votes of models drawn apart from those of `counts` (m, C); only they choose A (Cohen
-    et al. 2019). p_a is the exact binomial lower bound of A's votes at alpha / 2; p_b the least of 1 - p_a and the
-    upper bound of the others' largest count at alpha / (2 (C - 1)), each of C - 1 classes having its share.
-    The same models vote on all m samples; `simultaneous` spends alpha / m on each, so that all m statements hold
-    together with probability 1 - alpha.
+    With two classes p_a is the exact binomial lower bound L of A's votes at alpha, and p_b = 1 - p_a. With more, L is
+    that at alpha / 2, and p_b the lesser of 1 - L and the exact upper bound of the others' largest count at alpha / 2.
+    The classes other than A need no union bound: only the bound of the most likely of them has to hold.
+
+    Args:
+        selection_counts: Votes (m, C) of models drawn apart from those of `counts`; only they choose A (Cohen et al.
+            2019). They may be fewer or more.
+        counts: Votes (m, C) of M models.
+        alpha: Error level of each sample, between 0 and 1.
+        simultaneous: Spend alpha / m on each sample: then all m statements hold together with probability 1 - alpha.
+            The same models vote on all samples, so by default each statement holds for its sample alone.
+
+    Returns:
+        Bounds (m,); their `alpha` is what one sample spends.
+
+    Raises:
+        CertificateError: the counts are no votes or of different shapes, or alpha is out of range.
+
+    Example:
+        >>> bounds = clopper_pearson([[9, 1, 0]], [[950, 40, 10]], alpha=0.001)
+        >>> bounds.p_a.round(3), bounds.p_b.round(3)
+        (array([0.923]), array([0.065]))
     """
     selection, votes = vote_counts("selection_counts", selection_counts), vote_counts("counts", counts)
     if selection.shape != votes.shape:
@@ -90,25 +134,50 @@ def clopper_pearson(
     prediction = selection.argmax(axis=1)
     top, other = _split(votes, prediction)
     runner_up = other.max(axis=1)
-    p_a = _binomial_lower(top, samples, each / 2)
-    p_b = np.minimum(1 - p_a, _binomial_upper(runner_up, samples, each / (2 * (classes - 1))))
+    p_a, p_b = _levelled(top, runner_up, samples, classes, each)
     estimate_a, estimate_b = top / max(samples, 1), runner_up / max(samples, 1)
     bounds = _from_votes("clopper_pearson", each, samples, classes, prediction, p_a, p_b, estimate_a, estimate_b)
     return replace(bounds, simultaneous=simultaneous)
 
 
-def min_samples(method: str, alpha: float, classes: int = 2) -> int:
-    """The smallest M at which unanimous votes are not abstained from; alpha is what one test sample may spend."""
+def min_samples(method: Method, alpha: float, classes: int = 2) -> int:
+    """The smallest M at which unanimous votes are not abstained from.
+
+    Args:
+        method: "hoeffding" or "clopper_pearson".
+        alpha: What one test sample may spend.
+        classes: C
+
+    Returns:
+        M, 1 or more.
+
+    Raises:
+        CertificateError: alpha is out of range, or the method takes no votes.
+
+    Example:
+        >>> min_samples("hoeffding", 0.001), min_samples("clopper_pearson", 0.001, classes=10)
+        (14, 11)
+    """
     alpha = error_level(alpha)
     if method == "hoeffding":  # h < 1/2
         return math.floor(2 * math.log(1 / alpha)) + 1
+    if method != "clopper_pearson":
+        raise CertificateError(f"method: got {method!r}, expected 'hoeffding' or 'clopper_pearson'")
     samples = 1
-    while not _binomial_lower(np.array([samples]), samples, alpha / 2)[0] > min(
-        1 - _binomial_lower(np.array([samples]), samples, alpha / 2)[0],
-        _binomial_upper(np.array([0]), samples, alpha / (2 * (classes - 1)))[0],
-    ):
+    while not np.greater(*_levelled(np.array([samples]), np.array([0]), samples, classes, alpha))[0]:
         samples += 1
     return samples
+
+
+def _levelled(
+    top: IntArray, runner_up: IntArray, samples: int, classes: int, alpha: float
+) -> tuple[FloatArray, FloatArray]:
+    """p_a and p_b of Proposition 14 from A's votes and the most of another class, at level alpha a sample."""
+    if classes == 2:  # both bounds are one event
+        p_a = _binomial_lower(top, samples, alpha)
+        return p_a, 1 - p_a
+    p_a = _binomial_lower(top, samples, alpha / 2)
+    return p_a, np.minimum(1 - p_a, _binomial_upper(runner_up, samples, alpha / 2))
 
 
 def _split(votes: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
@@ -120,7 +189,7 @@ def _split(votes: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _from_votes(
-    method: str,
+    method: Method,
     alpha: float,
     samples: int,
     classes: int,

@@ -58,7 +58,7 @@ class CoupledScenario:
 
         return largest_below(last, budget, RoundBounds(self.record).diameter)
 
-    def affords(self, budget: FloatArray, cost: float) -> BoolArray:
+    def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
         """Delta < budget, strictly."""
         return cost < budget
 

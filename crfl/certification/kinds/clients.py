@@ -1,0 +1,47 @@
+"""Kind "clients": clients that are malicious in every round, against one model (docs/theory.md, section 11)."""
+
+from __future__ import annotations
+
+import torch
+
+from crfl.certification import assumptions
+from crfl.certification.certificate import ClientCertificate
+from crfl.certification.coupled import BUDGET_SLACK, margin_budget
+from crfl.certification.kinds.task import Run, Task, Test
+
+
+def certify_clients(run: Run, test: Test, *, device: str | torch.device | None = None) -> ClientCertificate:
+    """How many clients may send anything, in every round, before a prediction can change.
+
+    The server clips updates to norms S_t that honest updates never reach; honest training then brings two runs
+    together by the server's decay, and a malicious client adds at most 2 p S_t a round.
+
+    Args:
+        run: A TrainingRun of softmax regression with server.update_clip and server.decay.
+        test: Samples with features x (m, d), or data with a test split.
+        device: Where logits are computed, in float64; None: where the run's parameters are.
+
+    Returns:
+        A certificate whose strength is `malicious_clients`. It abstains where rounding alone may change a prediction.
+
+    Raises:
+        CertificateError: the certificate does not hold for the run; it names every reason.
+    """
+    from crfl.certification.coupling.clients import ClientScenario, check_clients
+
+    task, record = Task.of(run, test, device), run.record
+    check_clients(record)
+    logits, norms = task.linear()
+    last = record.rounds[-1]
+    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm) * (1 - BUDGET_SLACK)
+    scenario = ClientScenario(record)
+    return ClientCertificate(
+        kind="clients",
+        prediction=logits.argmax(axis=1),
+        abstained=~(scenario.cost(0) < budget),
+        indices=task.indices,
+        test_size=task.test_size,
+        guarantee=assumptions.clients(record, slack=scenario.cost(0)),
+        notes=assumptions.nothing_certified(None, 0.0, budget, scenario.cost(0)),
+        malicious_clients=scenario.max_clients(budget),
+    )
