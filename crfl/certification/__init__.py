@@ -1,12 +1,17 @@
-"""Certificates: their formulas, in float64 and without PyTorch.
+"""Certificates: their formulas, in float64 and without PyTorch, and the functions that certify a run.
 
-`certify` and `smooth`, which need a model, are in crfl itself.
+`crfl.certify` calls the function of a kind: `certify_margin`, `certify_smoothing`, `certify_published`,
+`certify_clients`. Those need a model, so they and PyTorch are loaded when they are first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from crfl.certification.bounds.exact import exact_bounds
 from crfl.certification.bounds.votes import ProbabilityBounds, clopper_pearson, hoeffding, min_samples
-from crfl.certification.coupled import margin_budget, smoothing_budget
+from crfl.certification.certificate import Certificate, ClientCertificate, Guarantee
 from crfl.certification.lipschitz import lemma1_lipschitz, sharp_lipschitz
+from crfl.certification.margin import margin_budget, smoothing_budget
 from crfl.certification.metrics import certified_accuracy, certified_rate
 from crfl.certification.published import (
     corollary1_radius,
@@ -15,11 +20,23 @@ from crfl.certification.published import (
     theorem1_certified,
     theorem2_kl_bound,
 )
+from crfl.certification.radius import RadiusCertificate
+
+if TYPE_CHECKING:
+    from crfl.certification.certify import certify_clients, certify_margin, certify_published, certify_smoothing
 
 __all__ = [
+    "Certificate",
+    "ClientCertificate",
+    "Guarantee",
     "ProbabilityBounds",
+    "RadiusCertificate",
     "certified_accuracy",
     "certified_rate",
+    "certify_clients",
+    "certify_margin",
+    "certify_published",
+    "certify_smoothing",
     "clopper_pearson",
     "corollary1_radius",
     "exact_bounds",
@@ -34,3 +51,13 @@ __all__ = [
     "theorem1_certified",
     "theorem2_kl_bound",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("certify_") and name in __all__:
+        return getattr(import_module("crfl.certification.certify"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
 from crfl.certification.certificate import Guarantee, Rounding
-from crfl.certification.coupling.rounds import steps_too_long
+from crfl.certification.coupling.refusals import steps_too_long
 from crfl.record import RoundRecord, TrainingRecord
 
 COUNTERPART = (

@@ -1,7 +1,7 @@
 """Certificate: what is guaranteed for each prediction, against whom, and up to which strength of the attack.
 
-A certificate of any kind is a `Certificate`. Its strengths are radii (`RadiusCertificate`: how far triggers may move
-a sample) or counts (`ClientCertificate`: how many clients may be malicious in every round).
+A certificate of any kind is a `Certificate`. Its strengths are radii (`RadiusCertificate` in radius.py: how far triggers
+may move a sample) or counts (`ClientCertificate`: how many clients may be malicious in every round).
 """
 
 from __future__ import annotations
@@ -9,23 +9,19 @@ from __future__ import annotations
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from crfl.certification import metrics
-from crfl.certification._checks import BoolArray, FloatArray, IntArray, Result, nonnegative
+from crfl.certification._checks import BoolArray, IntArray, Result
 from crfl.certification._content import Content
-from crfl.certification.bounds.votes import ProbabilityBounds
-from crfl.certification.scenario import Scenario
 from crfl.errors import CertificateError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from crfl.certification.smoothing import VoteCounts
 
 Kind = Literal["margin", "smoothing", "published", "clients", "ensemble"]
 Rounding = Literal["proved", "modelled", "ignored"]
@@ -214,132 +210,6 @@ class ClientCertificate(Certificate):
     def _key_strengths(self) -> Iterable[tuple[str, float]]:
         most = self.malicious_clients.max(initial=0)
         return [("without any", 0.0), *((f"at {n}", float(n)) for n in COUNTS if n <= max(most, 1))]
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class RadiusCertificate(Certificate):
-    """Predictions that stand whatever triggers of at most some magnitude the attackers plant."""
-
-    radius: FloatArray
-    """Largest certified magnitude ||delta|| of the triggers, in units of the features; 0 where abstained."""
-    budget: FloatArray
-    """What an attack may cost: KL divergence (published) or distance in parameter space (smoothing, margin)."""
-    scenario: Scenario = field(repr=False)
-    """What attacks cost."""
-    bounds: ProbabilityBounds | None = None
-    """Bounds on the class probabilities, and the estimates; None for `margin`, which needs none."""
-    votes: VoteCounts | None = None
-    """The votes behind the bounds; None if there were none."""
-
-    @property
-    def strength(self) -> FloatArray:
-        """`radius`"""
-        return self.radius
-
-    @property
-    def strength_name(self) -> str:
-        """radius"""
-        return "radius"
-
-    @property
-    def strength_label(self) -> str:
-        """For axes: says in which space the norm is, and that everything is certified at infinity."""
-        return "radius $r$ (l2 norm of the trigger" + (", feature space)" if self.radius_space == "feature" else ")")
-
-    @property
-    def radius_space(self) -> Literal["input", "feature"]:
-        """Where radii are measured: "feature" if a fixed map stands between the inputs and the model."""
-        return "input" if self.scenario.record.feature_map is None else "feature"
-
-    @property
-    def input_radius(self) -> FloatArray | None:
-        """The radius in the space of the inputs: radius / L for a map with Lipschitz constant L; None if L is unknown."""
-        if self.radius_space == "input":
-            return self.radius
-        lipschitz = self.scenario.record.lipschitz
-        if lipschitz is None:
-            return None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.radius > 0, self.radius / lipschitz, 0.0)
-
-    @property
-    def any_poison(self) -> BoolArray:
-        """Where the prediction stands whatever the poisoned samples contain (the radius is infinite)."""
-        return np.isposinf(self.radius) & ~self.abstained
-
-    @property
-    def p_a(self) -> FloatArray | None:
-        """Lower bound of the predicted class's probability; None for `margin`."""
-        return None if self.bounds is None else self.bounds.p_a
-
-    @property
-    def p_b(self) -> FloatArray | None:
-        """Upper bound of every other class's probability; None for `margin`."""
-        return None if self.bounds is None else self.bounds.p_b
-
-    @property
-    def critical_radius(self) -> float:
-        """The radius beyond which the certified rate is 0."""
-        return float(self.radius.max(initial=0.0))
-
-    def max_poisoned(self, delta: float) -> IntArray:
-        """Sample level: the largest q_B certified for triggers of magnitude `delta`, at most the batch size; (m,).
-
-        Everything else is as on record. 0 where not even one poisoned sample is certified.
-        """
-        magnitude = float(nonnegative("delta", delta))
-        levels = range(1, self.scenario.record.batch_size + 1)
-        return self._count(self.scenario.cost(magnitude, poisoned=q) for q in levels)
-
-    def max_attackers(self, delta: float) -> IntArray:
-        """Client level: the largest R certified for triggers of magnitude `delta`, at most all clients; (m,).
-
-        R attackers, each like the one on record who costs most. 0 where not even one is certified.
-
-        Raises:
-            CertificateError: if nobody attacked, or attackers sent malicious updates.
-        """
-        magnitude = float(nonnegative("delta", delta))
-        levels = range(1, len(self.scenario.record.client_sizes) + 1)
-        return self._count(self.scenario.cost(magnitude, attackers=r) for r in levels)
-
-    def max_malicious(self, *, silent: bool = False) -> IntArray:
-        """Largest number of certified malicious client-rounds (one client in one round sends what it likes); (m,).
-
-        For a server that clips every update to a norm (server.update_clip); any clients in any rounds, those on record
-        as attackers among them. The prediction is that of a run in which they had sent anything else of that norm; with
-        `silent`, only of the run in which they had sent nothing, which allows twice as many.
-
-        Raises:
-            CertificateError: if the server did not clip updates, or the kind is `published`.
-        """
-        each, once = self.scenario.malicious_cost(silent)
-        count = np.ceil((self.budget - once) / each) - 1  # strictly below the budget
-        return np.clip(count, 0, 2**53).astype(np.int64)
-
-    def _count(self, costs: Iterable[float]) -> IntArray:
-        """How many of the rising costs each sample's budget certifies."""
-        count = np.zeros(self.prediction.shape, dtype=np.int64)
-        alive = self.budget > 0
-        for cost in costs:
-            alive = alive & self.scenario.certifies(self.budget, cost)
-            if not alive.any():
-                break
-            count += alive
-        return count
-
-    def _key_strengths(self) -> Iterable[tuple[str, float]]:
-        recorded = {a.magnitude for r in self.scenario.record.attack_rounds for a in r.attackers}
-        space = " in feature space" if self.radius_space == "feature" else ""
-        found = [
-            (f"at radius 0{space}", 0.0),
-            *((f"at {r:.3g} (on record)", r) for r in sorted(recorded)[-1:] if r > 0),
-        ]
-        return [*found, ("for any content", np.inf)]
-
-    def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        names = ("p_a", "p_b", "estimate_a", "estimate_b") if self.bounds is not None else ()
-        return {name: getattr(self.bounds, name) for name in names}
 
 
 def _first(texts: tuple[str, ...], where: str) -> str:

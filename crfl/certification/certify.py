@@ -9,11 +9,12 @@ from typing import Any, Literal, overload
 import torch
 
 from crfl.certification.bounds.votes import Method
-from crfl.certification.certificate import Certificate, ClientCertificate, Kind, RadiusCertificate
+from crfl.certification.certificate import Certificate, ClientCertificate, Kind
 from crfl.certification.kinds.clients import certify_clients
 from crfl.certification.kinds.coupled import certify_margin, certify_smoothing
 from crfl.certification.kinds.published import certify_published
 from crfl.certification.kinds.task import Run, Test, one_of
+from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 from crfl.errors import CertificateError
 

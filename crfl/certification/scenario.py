@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from crfl.certification._checks import BoolArray, FloatArray
+from crfl.certification._checks import BoolArray, FloatArray, IntArray
 from crfl.certification.published import theorem2_kl_bound
 from crfl.errors import CertificateError
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
@@ -33,8 +33,8 @@ class Scenario(Protocol):
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """The cost of triggers of this magnitude, with another q_B or another number of attackers."""
 
-    def malicious_cost(self, silent: bool) -> tuple[float, float]:
-        """The cost of one arbitrary update of one client in one round, and what is to be added once."""
+    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
+        """Largest number of arbitrary updates, each of one client in one round, that each budget (m,) certifies."""
 
 
 def attackers_like(
@@ -53,7 +53,7 @@ def attackers_like(
         raise CertificateError(NO_ATTACKER)
     if any(a.update is not None for a in found):
         raise CertificateError("max_attackers: attackers sent malicious updates, which max_malicious counts")
-    return tuple(replace(a, weight=a.potential_weight) for a in found)
+    return tuple(replace(a, weight=max(a.weight, a.potential_weight)) for a in found)
 
 
 def _ratios(record: TrainingRecord, client: int, poisoned: int) -> tuple[float, ...]:
@@ -99,6 +99,6 @@ class PublishedScenario:
         )
         return float(bound)
 
-    def malicious_cost(self, silent: bool) -> tuple[float, float]:
+    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
         """The paper's certificate knows backdoors only."""
         raise CertificateError("max_malicious: kind 'published' says nothing of arbitrary updates; use kind 'margin'")

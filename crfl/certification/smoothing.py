@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crfl import matmul
 from crfl.certification._checks import IntArray, nonnegative, positive_int
 from crfl.certification._content import Content
 from crfl.errors import CertificateError
 from crfl.models.base import Model
-from crfl.models.softmax import SoftmaxRegression
 from crfl.progress import bar
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ BLOCK_SAMPLES = 512
 """Test samples that a block of models judges at once."""
 BLOCK_ROWS = 1024
 """Models times classes in a block; so a block of logits takes 2 MiB, which the cache holds."""
-BLOCK_MODULES = 16
-"""Models in a block if they are not linear and have activations of unknown size."""
 BLOCK_BYTES = 2**26
 """Memory for the parameters of a block of models."""
 LANES = 16
@@ -63,8 +59,8 @@ def smooth(
     """Algorithm 2: M noisy models N(params, noise^2 I), drawn once, predict every sample.
 
     The draws depend neither on the test samples nor on the blocks in which the work is done. Memory, whatever M and m
-    are: BLOCK_BYTES for the models and a few MiB for logits; for modules the activations of BLOCK_MODULES models on
-    BLOCK_SAMPLES samples.
+    are: BLOCK_BYTES for the models and a few MiB for logits; for modules the activations of a few models on BLOCK_SAMPLES
+    samples.
 
     Args:
         model: Softmax regression or any other, e.g. the ModuleModel of an nn.Module.
@@ -82,6 +78,7 @@ def smooth(
         CertificateError: parameters or samples are not finite, logits overflow, or a number is out of its range.
 
     Example:
+        >>> from crfl.models import SoftmaxRegression
         >>> model = SoftmaxRegression(num_features=2, num_classes=2)
         >>> params, x = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
         >>> votes = smooth(model, params, x, noise=0.1, samples=100, generator=torch.Generator().manual_seed(0))
@@ -94,14 +91,14 @@ def smooth(
             raise CertificateError(f"{name}: got infinite or NaN entries, expected finite numbers")
     x = x.to(params.device, params.dtype)
     counts = torch.zeros(model.num_classes, len(x), dtype=torch.int64, device=params.device)
-    per_block = max(1, min(_models_per_block(model), BLOCK_BYTES // (params.element_size() * params.numel())))
+    per_block = max(1, min(model.models_per_block(BLOCK_ROWS), BLOCK_BYTES // (params.element_size() * params.numel())))
     blocks = _noisy_models(params, noise, samples, per_block, generator)
     # The bar waits for two seconds: most votes are done by then.
     drawn = bar(blocks, "votes", -(-samples // per_block), unit="block", leave=False, delay=2, shown=progress)
     for models in drawn:
         for start in range(0, len(x), BLOCK_SAMPLES):
             rows = slice(start, start + BLOCK_SAMPLES)
-            counts[:, rows] += _votes(_noisy_logits(model, models, x[rows]))
+            counts[:, rows] += _votes(model.noisy_logits(models, x[rows]))
     return VoteCounts(counts.t().contiguous().cpu().numpy(), samples, noise)
 
 
@@ -114,23 +111,6 @@ def _noisy_models(
     for start in range(0, samples, per_block):
         draw = torch.randn(min(per_block, samples - start), width, generator=generator, dtype=torch.float32)[:, :size]
         yield draw.to(params).mul_(noise).add_(params)
-
-
-def _noisy_logits(model: Model, models: Tensor, x: Tensor) -> Tensor:
-    """Logits (C, k, m) of models (k, P). Class-major, so that the maximum over classes is elementwise."""
-    if hasattr(model, "noisy_logits"):
-        return model.noisy_logits(models, x)
-    if isinstance(model, SoftmaxRegression):  # all logits by one large product
-        weights, bias = (part.transpose(0, 1).flatten(0, 1) for part in model.split(models))
-        return matmul.inner(weights, x).add_(bias.unsqueeze(1)).view(model.num_classes, len(models), len(x))
-    return model.logits(models, x).permute(2, 0, 1)
-
-
-def _models_per_block(model: Model) -> int:
-    """How many models judge samples at once."""
-    if hasattr(model, "models_per_block"):
-        return model.models_per_block(BLOCK_ROWS)
-    return BLOCK_ROWS // model.num_classes if isinstance(model, SoftmaxRegression) else BLOCK_MODULES
 
 
 def _votes(logits: Tensor) -> Tensor:

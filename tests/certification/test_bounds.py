@@ -1,5 +1,6 @@
 """Hoeffding as printed; Clopper-Pearson against the binomial law, its coverage, and the smallest M."""
 
+import itertools
 import math
 
 import numpy as np
@@ -38,9 +39,49 @@ def test_clopper_pearson_inverts_the_binomial():
         assert stats.binom.sf(row[0] - 1, 1000, lower) == pytest.approx(0.005, rel=1e-9)
     # 1 - p_a is the smaller upper bound only if the others' votes gather in one class.
     upper = bounds.p_b[0]
-    assert stats.binom.cdf(40, 1000, upper) == pytest.approx(0.01 / 6, rel=1e-9)
+    assert stats.binom.cdf(40, 1000, upper) == pytest.approx(0.005, rel=1e-9)
     assert upper < 1 - bounds.p_a[0]
     assert bounds.p_b[1] == 1 - bounds.p_a[1]
+
+
+def test_two_classes_spend_alpha_once():
+    """Both bounds are one event, A's count: L at alpha, U = 1 - L."""
+    bounds = clopper_pearson([[1, 0]] * 3, [[700, 300], [1000, 0], [0, 1000]], 0.01)
+    assert stats.binom.sf(699, 1000, bounds.p_a[0]) == pytest.approx(0.01, rel=1e-9)
+    assert stats.binom.cdf(300, 1000, bounds.p_b[0]) == pytest.approx(0.01, rel=1e-9)
+    assert bounds.p_a[1] == pytest.approx(0.01 ** (1 / 1000), rel=1e-12)
+    np.testing.assert_array_equal(bounds.p_b, 1 - bounds.p_a)
+    assert bounds.p_a[2] == 0
+
+
+PROBABILITIES = {
+    2: [(0.5, 0.5), (0.51, 0.49), (0.8, 0.2), (0.97, 0.03)],
+    3: [(1 / 3, 1 / 3, 1 / 3), (0.5, 0.5, 0.0), (0.4, 0.35, 0.25), (0.6, 0.2, 0.2), (0.9, 0.05, 0.05)],
+    4: [(0.25,) * 4, (0.5, 0.3, 0.1, 0.1), (0.3, 0.3, 0.3, 0.1), (0.7, 0.1, 0.1, 0.1)],
+}
+
+
+@pytest.mark.parametrize("classes", PROBABILITIES)
+@pytest.mark.parametrize("samples", [1, 2, 5, 12])
+@pytest.mark.parametrize("alpha", [0.3, 0.05])
+def test_proposition_14_by_enumeration(classes, samples, alpha):
+    """Whatever class is chosen, all possible votes with wrong bounds have probability alpha at most, abstained or not."""
+    counts = np.array([c for c in itertools.product(range(samples + 1), repeat=classes) if sum(c) == samples])
+    for p, chosen in itertools.product(PROBABILITIES[classes], range(classes)):
+        selection = np.zeros_like(counts)
+        selection[:, chosen] = samples
+        bounds = clopper_pearson(selection, counts, alpha)
+        wrong = (bounds.p_a > p[chosen]) | (bounds.p_b < max(np.delete(p, chosen)))
+        assert stats.multinomial.pmf(counts, samples, p)[wrong].sum() <= alpha * (1 + 1e-9)
+
+
+def test_the_levels_are_used_up():
+    """No slack is left in them: with a probability at the edge of a bound, it is wrong nearly as often as it may be."""
+    counts = np.arange(1001)
+    pairs = np.stack([counts, 1000 - counts], axis=1)
+    lower = clopper_pearson(np.tile([1, 0], (1001, 1)), pairs, 0.05).p_a
+    wrong = [stats.binom.pmf(counts, 1000, p)[lower > p].sum() for p in np.nextafter(lower[[300, 500, 900]], 0)]
+    assert wrong == pytest.approx([0.05] * 3, rel=1e-6)
 
 
 def test_clopper_pearson_lets_the_selection_choose():
@@ -63,13 +104,13 @@ def test_simultaneous_spends_alpha_on_all_samples():
 @pytest.mark.parametrize("p", [(0.45, 0.4, 0.15), (0.6, 0.2, 0.2), (0.97, 0.02, 0.01)])
 @pytest.mark.parametrize("samples", [30, 200])
 def test_coverage_by_simulation(p, samples):
-    """Wrong bounds that are not abstained from come up with probability alpha at most."""
+    """Wrong bounds come up with probability alpha at most, abstained or not."""
     rng = np.random.default_rng(samples)
     alpha, trials = 0.1, 6000
     bounds = clopper_pearson(rng.multinomial(20, p, trials), rng.multinomial(samples, p, trials), alpha)
     p_a = np.array(p)[bounds.prediction]
     p_b = np.array([max(np.delete(p, a)) for a in range(3)])[bounds.prediction]
-    wrong = ~bounds.abstained & ((bounds.p_a > p_a) | (bounds.p_b < p_b))
+    wrong = (bounds.p_a > p_a) | (bounds.p_b < p_b)
     assert wrong.mean() <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / trials)
 
 
@@ -112,6 +153,16 @@ def test_bounds_are_ordered_and_rise_with_the_votes(samples, won, alpha):
     assert bounds.p_b[0] <= bounds.p_b[1]
 
 
+def test_results_are_short_and_compared_by_content():
+    counts = np.array([[900, 100]] * 5000)
+    bounds, same, other = (hoeffding(counts, alpha) for alpha in (0.01, 0.01, 0.02))
+    assert bounds == same
+    assert bounds != other
+    assert bounds != "bounds"
+    assert len(repr(bounds)) < 400
+    assert list(bounds.to_frame().columns) == ["prediction", "p_a", "p_b", "estimate_a", "estimate_b", "abstained"]
+
+
 def test_wrong_inputs_are_named():
     with pytest.raises(CertificateError, match="row 1 holds"):
         hoeffding([[5, 5], [5, 4]], 0.1)
@@ -123,6 +174,8 @@ def test_wrong_inputs_are_named():
         hoeffding([[5, 5]], float("nan"))
     with pytest.raises(CertificateError, match="selection_counts"):
         clopper_pearson([[5, 5, 0]], [[5, 5]], 0.1)
+    with pytest.raises(CertificateError, match="method: got 'exact', expected"):
+        min_samples("exact", 0.1)
 
 
 def test_levels_too_small_for_the_quantiles_are_refused():

@@ -31,7 +31,7 @@ def run(data):
 
 
 def changed(run, record=None, **settings):
-    """The run with another record or other settings, which only certification reads."""
+    """The run with another record or other settings of certification."""
     exp = run.experiment.override({key.replace("__", "."): value for key, value in settings.items()})
     return replace(run, experiment=exp, record=record or run.record)
 
@@ -285,7 +285,7 @@ def test_attackers_that_differ(data):
     changes = {"attack.round": 12, "attack.clients": 2, "attack.scale": 30.0, "attack.magnitude": 0.001}
     mixed, benign = crfl.train_pair(EXP.override({**changes, "attack.per_attacker": each}), data)
     cert = crfl.certify(mixed, data.test, kind="margin")
-    other = benign.model.logits(benign.params, data.test.x).argmax(1).numpy()
+    other = benign.predict(data.test.x)
     assert (other != cert.prediction).mean() > 0.3
     assert not ((cert.max_attackers(0.001) >= 2) & (other != cert.prediction)).any()
 
@@ -308,7 +308,7 @@ def test_published_warns_where_it_is_broken(run, data):
     meek = changed(
         with_rounds(run, lambda r: replace(r, attackers=tuple(replace(a, label_flip=False) for a in r.attackers)))
     )
-    meek = changed(meek, record=replace(meek.record, max_feature_norm=0.9))
+    meek = changed(meek, record=replace(meek.record, max_feature_norm=0.89))
     assert crfl.certify(meek, data.test, kind="published").warnings == ()
     hasty = changed(meek, record=replace(meek.record, learning_rates=(2.3,) * 10))
     assert "local.learning_rate is 2.3" in crfl.certify(hasty, data.test, kind="published").warnings[0]
@@ -370,41 +370,57 @@ def test_refusals_name_the_reason(run, data):
 
 @pytest.mark.parametrize("kind", ["published", "smoothing", "margin", "clients"])
 def test_other_models_are_refused_with_what_holds_for_them(run, data, kind):
-    other = with_rounds(run, lambda r: replace(r, start_spectral_norm=None))
-    other = changed(other, record=replace(other.record, model="module MLP"))
-    with pytest.raises(CertificateError, match=r"the model is module MLP.*softmax regression only.*smoothing_budget"):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    other = crfl.train(EXP.override({"server.rounds": 5}), data, model=module)
+    with pytest.raises(
+        CertificateError, match=r"the model is module Sequential.*softmax regression only.*smoothing_budget"
+    ):
         crfl.certify(other, data.test, kind=kind)
 
 
-class Disguised:
-    """Softmax regression that only its logits and the record give away."""
+class Own:
+    """A user's own softmax regression: no subclass, and only what certification asks of a model."""
+
+    name, linear = "own", True
 
     def __init__(self, model):
-        self.name, self.num_classes, self.num_params = "own", model.num_classes, model.num_params
-        self.logits = model.logits
+        self.num_classes, self.num_params, self.bias = model.num_classes, model.num_params, model.bias
+        self.logits, self.feature_norms = model.logits, model.feature_norms
+
+    def noisy_logits(self, models, x):
+        return self.logits(models, x).permute(2, 0, 1)
+
+    def models_per_block(self, limit):
+        return 7
 
 
 @pytest.mark.parametrize("kind", ["published", "smoothing", "margin"])
-def test_the_record_decides_whether_a_model_is_linear(run, data, kind):
+def test_any_linear_model_will_do(run, data, kind):
     options = {} if kind == "margin" else {"bounds": "clopper_pearson"}
     known = crfl.certify(run, data.test, kind=kind, **options)
-    own = crfl.certify(replace(run, model=Disguised(run.model)), data.test, kind=kind, **options)
+    own = crfl.certify(replace(run, model=Own(run.model)), data.test, kind=kind, **options)
     np.testing.assert_array_equal(own.prediction, known.prediction)
     np.testing.assert_allclose(own.radius, known.radius, rtol=1e-9)
 
 
-def test_without_bias_a_sample_is_as_long_as_its_features(run, data):
+def test_a_linear_module_is_certified(data):
+    torch.manual_seed(0)
+    run = crfl.train(EXP, data, model=torch.nn.Linear(64, 10))
+    assert crfl.certify(run, data.test).certified_rate(0.02) > 0.3
+
+
+def test_without_bias_a_sample_is_as_long_as_its_features(data):
     """x~ = x: the logits move by at most ||x|| Delta, and their noise has deviation sigma ||x||."""
-    weights = run.params.clone()
-    weights[640:] = 0  # a model with a bias of 0 has the logits of one without
-    bare = replace(changed(run, record=replace(run.record, bias=False)), params=weights)
-    x = data.test.x.double()
-    logits, norms = run.model.logits(weights.double(), x).numpy(), x.norm(dim=1).numpy()
-    last = run.record.rounds[-1]
+    bare = crfl.train(EXP.override({"model.bias": False}), data)
+    w, x = bare.params.double().numpy().reshape(10, 64), data.test.x.double().numpy()
+    logits, norms = x @ w.T, np.linalg.norm(x, axis=1)
+    last = bare.record.rounds[-1]
     expected = margin_budget(logits, norms) * max(1, last.pre_clip_norm / last.clip_norm)
     np.testing.assert_allclose(crfl.certify(bare, data.test).budget, expected, rtol=1e-8)
     exact = crfl.certify(bare, data.test, kind="smoothing", bounds="exact").bounds
-    np.testing.assert_allclose(exact.p_a, exact_bounds(logits, 0.01 * norms).p_a, rtol=1e-10)
+    np.testing.assert_allclose(exact.p_a, exact_bounds(logits, 0.01 * norms).p_a, rtol=1e-9)
+    with pytest.raises(CertificateError, match="model: got bias False, expected True"):
+        crfl.certify(replace(bare, record=replace(bare.record, bias=True)), data.test)
 
 
 def test_data_in_place_of_its_test_split(run, data):
@@ -444,10 +460,15 @@ def test_published_warns_with_a_class_of_its_own(run, data, recwarn):
 
 
 def test_rounding_is_called_what_it_is(run, data):
-    cert = crfl.certify(run, data.test)
-    assert cert.guarantee.rounding == "modelled"
-    assert "a model of float32 checked by measurement, not a proof" in cert.summary()
-    assert any("not by proof" in text for text in cert.assumptions)
+    assert run.record.precision == "float64"
+    proved = crfl.certify(run, data.test)
+    assert proved.guarantee.rounding == "proved"
+    assert "rounding: proved" in proved.summary()
+    single = crfl.train(EXP.override({"local.precision": "float32"}), data)
+    modelled = crfl.certify(single, data.test)
+    assert modelled.guarantee.rounding == "modelled"
+    assert "a model of float32 checked by measurement, not a proof" in modelled.summary()
+    assert any("not by proof" in text for text in modelled.assumptions)
 
 
 def test_malicious_client_rounds(data):

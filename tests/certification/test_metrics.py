@@ -21,9 +21,18 @@ def test_definitions():
     )
 
 
+def test_counts_are_strengths_like_radii():
+    clients = np.array([0, 3, 3, 10])
+    np.testing.assert_array_equal(certified_rate(clients, [0, 1, 3, 4]), [1, 0.75, 0.75, 0.25])
+    np.testing.assert_array_equal(
+        certified_accuracy([True, True, False, True], [True, False, False, False], clients, [0, 1, 4]), [0.5, 0.5, 0.25]
+    )
+
+
 def test_edges():
     assert certified_rate([1.0, np.inf], np.inf) == 0.5
     assert certified_accuracy([True], [True], [0.0], 0.0) == 0
-    assert np.isnan(certified_rate([], 0.0))
+    with pytest.raises(CertificateError, match="radius: got no samples"):
+        certified_rate([], 0.0)
     with pytest.raises(CertificateError, match="radius"):
         certified_rate([np.nan], 0.0)

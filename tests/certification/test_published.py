@@ -15,7 +15,7 @@ from crfl.certification import (
     theorem1_certified,
     theorem2_kl_bound,
 )
-from crfl.certification.published import kl_budget_from_logs, radius_from_budget
+from crfl.certification.published import kl_budget_from_logs
 from crfl.errors import CertificateError
 
 H = 0.05876970001191999
@@ -235,8 +235,35 @@ def test_monotone(p_a, p_b, factor):
     assert rad(strengths=(1e-3, 1e-3)) <= rad()
 
 
-def test_radius_from_budget_takes_arrays():
-    found = radius_from_budget([[0.1], [0.0]], strengths=[[1e-3, 0.0], [0.0, 0.0]], lipschitz=4.0, noise=0.01)
+def test_arrays_broadcast():
+    found = corollary1_radius(
+        [[0.9], [0.3]], [[0.1], [0.3]], strengths=[[1e-3, 0.0], [0.0, 0.0]], lipschitz=4.0, noise=0.01
+    )
     assert found.shape == (2, 2)
     assert found[0, 1] == np.inf
     assert found[1].tolist() == [0, 0]
+
+
+def test_numbers_are_one_attacker():
+    common = {"lipschitz": LIPSCHITZ, "noise": 0.01}
+    alone = corollary1_radius(0.9, 0.05, strengths=0.1, **common)
+    assert np.ndim(alone) == 0
+    assert alone == corollary1_radius(0.9, 0.05, strengths=[0.1], **common)
+    bound = theorem2_kl_bound(0.1, 0.2, **common)
+    assert np.ndim(bound) == 0
+    assert bound == theorem2_kl_bound([0.1], [0.2], **common)
+    assert theorem2_kl_bound([0.1, 0.2], 0.3, **common) == theorem2_kl_bound([0.1, 0.2], [0.3, 0.3], **common)
+    assert theorem1_certified(0.9, 0.05, strengths=0.1, magnitudes=alone * 0.999, **common)
+    assert not theorem1_certified(0.9, 0.05, strengths=0.1, magnitudes=alone * 1.001, **common)
+    assert log_contraction(1.0, 1.0) == log_contraction([1.0], [1.0])
+
+
+def test_radius_where_probabilities_round_to_one_and_zero():
+    """pA = 1 - 1e-300, pB = 1e-301: only the logs know."""
+    logs = -300 * np.log(10), -301 * np.log(10)
+    found = corollary1_radius(1.0, 0.0, strengths=[MNIST], lipschitz=LIPSCHITZ, noise=0.01, logs=logs)
+    with mpmath.workdps(700):
+        not_a, p_b = mpmath.mpf(10) ** -300, mpmath.mpf(10) ** -301
+        eps = -mpmath.log(1 - (mpmath.sqrt(1 - not_a) - mpmath.sqrt(p_b)) ** 2)
+        exact = mpmath.sqrt(eps * mpmath.mpf(0.01) ** 2 / (2 * 17 * mpmath.mpf(MNIST) ** 2))
+    assert found == pytest.approx(float(exact), rel=1e-13)

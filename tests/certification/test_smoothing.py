@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from crfl.certification import exact_bounds, smoothing
+from crfl.certification import exact_bounds
 from crfl.certification.smoothing import smooth
 from crfl.errors import CertificateError
 from crfl.models.softmax import SoftmaxRegression
@@ -22,12 +22,18 @@ def problem(samples=30, seed=1):
 
 
 class Plain:
-    """The same model, but unknown to the library: it goes the general way."""
+    """The same model, a user's own; it says how many models judge samples together."""
 
-    num_params = MODEL.num_params
+    num_classes, num_params = MODEL.num_classes, MODEL.num_params
 
-    def logits(self, params, x):
-        return MODEL.logits(params, x)
+    def __init__(self, together=16):
+        self.together = together
+
+    def noisy_logits(self, models, x):
+        return MODEL.logits(models, x).permute(2, 0, 1)
+
+    def models_per_block(self, limit):
+        return self.together
 
 
 def one_by_one(params, x, noise, samples, seed=0):
@@ -71,24 +77,72 @@ def test_finite_samples_whose_sum_overflows():
     assert (found.counts.sum(axis=1) == 20).all()
 
 
+class Broken(Plain):
+    """Its logits (C, k, m) are what it is given, whatever the samples."""
+
+    num_classes = 2
+
+    def __init__(self, logits):
+        super().__init__()
+        self.found = logits
+
+    def noisy_logits(self, models, x):
+        return self.found
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 2), (2, 2, 1)], ids=["another sample", "another model"])
 def test_an_overflow_is_not_made_up_for_by_a_tie(shape):
     """One vote too few here and one too many there would have the right total."""
-    with pytest.raises(CertificateError, match="logits"):
-        smoothing._votes(torch.tensor([torch.nan, 1.0, 0.0, 1.0]).view(shape))
+    model, (params, x) = Broken(torch.tensor([torch.nan, 1.0, 0.0, 1.0]).view(shape)), problem(shape[2])
+    with pytest.raises(CertificateError, match="logits: got infinite or NaN"):
+        smooth(model, params, x, noise=0.1, samples=shape[1], generator=generator())
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "memory"), [(4, 1, 2**26), (9, 7, 2**26), (1000, 512, 600), (1000, 512, 1)]
-)
-def test_blocks_do_not_matter(monkeypatch, rows, columns, memory):
+def test_more_models_and_samples_than_fit_in_a_block():
+    """512 samples and 256 models of four classes are judged together."""
+    params, x = problem(1100)
+    found = smooth(MODEL, params, x, noise=0.5, samples=300, generator=generator())
+    rows = [0, 511, 512, 1023, 1024, 1099]
+    np.testing.assert_array_equal(found.counts[rows], one_by_one(params, x[rows], 0.5, 300))
+
+
+@pytest.mark.parametrize("together", [1, 7, 49, 50, 10**6])
+def test_blocks_do_not_matter(together):
     params, x = problem()
     whole = smooth(MODEL, params, x, noise=0.5, samples=50, generator=generator())
-    monkeypatch.setattr(smoothing, "BLOCK_ROWS", rows)
-    monkeypatch.setattr(smoothing, "BLOCK_SAMPLES", columns)
-    monkeypatch.setattr(smoothing, "BLOCK_BYTES", memory)
-    pieces = smooth(MODEL, params, x, noise=0.5, samples=50, generator=generator())
-    np.testing.assert_array_equal(whole.counts, pieces.counts)
+    assert smooth(Plain(together), params, x, noise=0.5, samples=50, generator=generator()) == whole
+
+
+def test_a_large_model_is_judged_in_pieces():
+    """16 models of a million parameters fill the memory for a block."""
+    model = SoftmaxRegression(2**18, 4)
+    params, x = (
+        1e-3 * torch.randn(model.num_params, generator=generator(3)),
+        torch.randn(5, 2**18, generator=generator(4)),
+    )
+    whole = smooth(model, params, x, noise=1e-3, samples=18, generator=generator())
+    g, counts = generator(), np.zeros((5, 4), dtype=np.int64)
+    for _ in range(18):
+        noisy = params + 1e-3 * torch.randn(-(-model.num_params // 16) * 16, generator=g)[: model.num_params]
+        counts[np.arange(5), model.logits(noisy, x).argmax(dim=1).numpy()] += 1
+    np.testing.assert_array_equal(whole.counts, counts)
+
+
+def test_float64_parameters_vote_in_float64():
+    """Logits that differ by less than float32 can hold."""
+    params, x = torch.zeros(MODEL.num_params, dtype=torch.float64), torch.zeros(3, 7)
+    params[-4:] = torch.tensor([1.0, 1.0 + 1e-12, 0.0, 0.0], dtype=torch.float64)
+    votes = smooth(MODEL, params, x, noise=0.0, samples=5, generator=generator())
+    assert votes.counts.tolist() == [[0, 5, 0, 0]] * 3
+
+
+def test_votes_are_short_and_compared_by_content():
+    params, x = problem(3000)
+    first, again = (smooth(MODEL, params, x, noise=0.5, samples=5, generator=generator()) for _ in range(2))
+    assert first == again
+    assert first != smooth(MODEL, params, x, noise=0.5, samples=5, generator=generator(1))
+    assert len(repr(first)) < 100
+    assert first.to_frame().shape == (3000, 4)
 
 
 def test_models_do_not_depend_on_the_test_samples():
@@ -143,7 +197,7 @@ def test_wrong_inputs_are_named():
             smooth(MODEL, params, x, noise=noise, samples=samples, generator=generator())
 
     fails("params", params=params * torch.nan)
-    fails("x: found", x=x / 0)
+    fails("x: got", x=x / 0)
     fails("noise", noise=-0.1)
     fails("samples", samples=0)
     fails("logits", params=params * 1e30, x=x * 1e30)

@@ -6,8 +6,10 @@ import torch
 
 from crfl.certification import assumptions
 from crfl.certification.certificate import ClientCertificate
-from crfl.certification.coupled import BUDGET_SLACK, margin_budget
+from crfl.certification.coupling.clients import ClientScenario
+from crfl.certification.coupling.refusals import check_clients
 from crfl.certification.kinds.task import Run, Task, Test
+from crfl.certification.margin import lowered_budget, margin_budget
 
 
 def certify_clients(run: Run, test: Test, *, device: str | torch.device | None = None) -> ClientCertificate:
@@ -27,21 +29,21 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     Raises:
         CertificateError: the certificate does not hold for the run; it names every reason.
     """
-    from crfl.certification.coupling.clients import ClientScenario, check_clients
-
     task, record = Task.of(run, test, device), run.record
     check_clients(record)
     logits, norms = task.linear()
     last = record.rounds[-1]
-    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm) * (1 - BUDGET_SLACK)
+    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm)
+    budget = lowered_budget(record, budget)
     scenario = ClientScenario(record)
+    least = scenario.cost(0)
     return ClientCertificate(
         kind="clients",
         prediction=logits.argmax(axis=1),
-        abstained=~(scenario.cost(0) < budget),
+        abstained=~(least < budget),
         indices=task.indices,
         test_size=task.test_size,
-        guarantee=assumptions.clients(record, slack=scenario.cost(0)),
-        notes=assumptions.nothing_certified(None, 0.0, budget, scenario.cost(0)),
+        guarantee=assumptions.clients(record, slack=least),
+        notes=assumptions.nothing_certified(None, 0.0, budget, least),
         malicious_clients=scenario.max_clients(budget),
     )

@@ -10,10 +10,11 @@ import torch
 from crfl.certification import assumptions
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.bounds.votes import Method, ProbabilityBounds
-from crfl.certification.certificate import RadiusCertificate
-from crfl.certification.coupled import BUDGET_SLACK, check_coupled, margin_budget, smoothing_budget_from_logs
 from crfl.certification.coupling.distance import CoupledScenario
+from crfl.certification.coupling.refusals import check_coupled
 from crfl.certification.kinds.task import Run, Task, Test, check_attack_round
+from crfl.certification.margin import lowered_budget, margin_budget, smoothing_budget_from_logs
+from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 
 
@@ -122,7 +123,7 @@ def _coupled(
     """The certificate of predictions that no model closer than their budget (m,) changes."""
     record, noise = task.run.record, task.run.experiment.smoothing.noise
     scenario = CoupledScenario(record, before_clip=kind == "margin", any_round=any_round)
-    budget = budget * (1 - BUDGET_SLACK)
+    budget = lowered_budget(record, budget)
     least = scenario.cost(0.0)
     return RadiusCertificate(
         kind=kind,

@@ -8,10 +8,10 @@ import torch
 
 from crfl.certification import assumptions
 from crfl.certification.bounds.votes import Method
-from crfl.certification.certificate import RadiusCertificate
 from crfl.certification.kinds.task import Run, Task, Test
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius, kl_budget_from_logs, log_contraction
+from crfl.certification.radius import RadiusCertificate
 from crfl.certification.scenario import PublishedScenario
 from crfl.certification.smoothing import VoteCounts
 from crfl.errors import CertificateError, CertificateWarning

@@ -73,13 +73,15 @@ class Task:
     def of(cls, run: Run, test: Test, device: str | torch.device | None) -> Task:
         """The rows that the settings ask for, all by default; CertificateError unless the model is linear and they fit it."""
         record, x = run.record, _features(test)
-        if any(r.start_spectral_norm is None for r in record.rounds):
+        if not run.model.linear or any(r.start_spectral_norm is None for r in record.rounds):
             raise CertificateError(
                 f"the model is {record.model}: Lemma 1, the margin and the coupling argument hold for softmax regression "
                 "only. For other models: votes by `smooth`, bounds on them, `smoothing_budget` for the distance in "
                 "parameter space that changes no vote, `corollary1_radius` with a Lipschitz constant of your own, or an "
                 "ensemble"
             )
+        if run.model.bias != record.bias:
+            raise CertificateError(f"model: got bias {run.model.bias}, expected {record.bias}, as on record")
         if x.ndim != 2 or x.shape[1] != record.num_features:
             raise CertificateError(f"test: got x of shape {tuple(x.shape)}, expected (m, {record.num_features})")
         indices = _indices(run.experiment, len(x))
@@ -87,17 +89,14 @@ class Task:
         return cls(run, params, x if len(indices) == len(x) else x[torch.from_numpy(indices)], indices, len(x))
 
     def linear(self) -> tuple[FloatArray, FloatArray]:
-        """Logits (m, C) of the model and norms ||x~|| (m,) of the samples, in float64.
-
-        x~ is (x, 1), or x for a model without bias.
-        """
-        params, bias = self.params.double(), float(self.run.record.bias)
+        """Logits (m, C) of the model and norms ||x~|| (m,) of the samples, in float64."""
+        model, params = self.run.model, self.params.double()
         logits, norms = [], []
         for block in self.x.split(BLOCK_SAMPLES):  # small enough for the cache: several times faster than all at once
             x = block.to(params.device, torch.float64)
-            logits.append(self.run.model.logits(params, x).cpu())
-            norms.append(torch.linalg.vector_norm(x, dim=1).cpu())
-        return torch.cat(logits).numpy(), np.hypot(bias, torch.cat(norms).numpy())
+            logits.append(model.logits(params, x).cpu())
+            norms.append(model.feature_norms(x).cpu())
+        return torch.cat(logits).numpy(), torch.cat(norms).numpy()
 
     def bounds(
         self, method: Method, votes: VoteCounts | None, simultaneous: bool, progress: bool

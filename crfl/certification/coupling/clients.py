@@ -1,0 +1,191 @@
+"""Clients that send anything: how many of their updates, or of them, change nothing (Theorems 10 and 17)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from crfl.certification._checks import FloatArray, IntArray
+from crfl.certification.coupling.arithmetic import gamma
+from crfl.certification.coupling.clipping import clip_factor
+from crfl.certification.coupling.crew import dropped
+from crfl.certification.coupling.expansion import expansion
+from crfl.certification.coupling.local import LocalTraining
+from crfl.certification.coupling.recursion import Stage, rounded
+from crfl.certification.coupling.rounding import Rounding, computed_norm
+from crfl.errors import CertificateError
+from crfl.record import RoundRecord, TrainingRecord
+
+BLOCK = 64
+"""Numbers of client-rounds, or of clients, that are looked at together."""
+MOST = 4096
+"""Most client-rounds that are counted."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round in which some clients may send anything."""
+
+    stage: Stage
+    reach: FloatArray
+    """(N,): what a client's arbitrary update adds, in units of the update clip's reach: its weight."""
+    update: float
+    """2 S, or S against silence: what it adds for a weight of 1."""
+    lost: float
+    """Largest 1 - c: what an honest client's own contraction is worth, for a weight of 1 and a distance of 1."""
+
+    def cost(self, distance: FloatArray) -> FloatArray:
+        """What an arbitrary update adds for a weight of 1 at distances D (K,)."""
+        return self.update + self.lost * distance
+
+
+def most_client_rounds(
+    rounding: Rounding, record: TrainingRecord, budget: FloatArray, before_clip: bool, silent: bool
+) -> IntArray:
+    """Largest number k of client-rounds with Delta_T(k) below each budget (m,); at most 4096 (Theorem 10).
+
+    Round by round the k largest effects so far are kept, each multiplied by what the later rounds multiply: exact where
+    no clip bites, an upper bound where one does (Lemma 16).
+    """
+    rounds = _rounds(rounding, record, silent)
+    total = sum(int(np.count_nonzero(r.reach)) for r in rounds)
+
+    def costs(counts: IntArray) -> FloatArray:
+        return _client_rounds_distance(rounding, rounds, counts, before_clip)
+
+    return _largest(costs, budget, min(total, MOST))
+
+
+@dataclass(frozen=True)
+class ClientScenario:
+    """Delta before the last clipping, if m clients send anything in every round, whichever they are (Theorem 17).
+
+    Against any other behaviour of the same clients. Call `check_clients` first.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 2, "server.update_clip": 4.0, "attack.round": None})
+        >>> run = crfl.train(exp, crfl.load_data(exp))
+        >>> scenario = ClientScenario(run.record)
+        >>> scenario.cost(0) < 1e-6 < scenario.cost(1) < scenario.cost(2)
+        True
+    """
+
+    record: TrainingRecord
+
+    def cost(self, clients: int) -> float:
+        """Delta_T for m malicious clients."""
+        return float(self._distance(np.array([clients]))[0])
+
+    def max_clients(self, budget: FloatArray) -> IntArray:
+        """Largest m with Delta_T(m) below each budget (m,), strictly; 0 where there is none."""
+        return _largest(self._distance, budget, len(self.record.client_sizes))
+
+    @cached_property
+    def _rounding(self) -> Rounding:
+        return Rounding(LocalTraining(self.record))
+
+    @cached_property
+    def _all_rounds(self) -> list[_Round]:
+        return _rounds(self._rounding, self.record, silent=False)
+
+    @cached_property
+    def _kinds(self) -> tuple[IntArray, IntArray]:
+        """Clients that have the same weights in all rounds: one of each kind, and how many there are."""
+        weights = np.stack([r.reach for r in self._all_rounds])
+        _, first, counts = np.unique(weights, axis=1, return_index=True, return_counts=True)
+        return first, counts
+
+    def _distance(self, counts: IntArray) -> FloatArray:
+        rounding, (first, copies) = self._rounding, self._kinds
+        effects = np.zeros((len(counts), len(first)))  # what each kind of client has added so far
+        drift = distance = np.zeros(len(counts))
+        for now in self._all_rounds:
+            factor = now.stage.expansion.factor(distance)
+            effects = factor[:, None] * effects + now.cost(distance)[:, None] * now.reach[first]
+            drift = factor * drift + rounded(rounding, now.stage, distance)
+            before = (_largest_sum(effects, copies, counts) + drift) * rounding.evaluation
+            factor, distance, added = _clip(rounding, now.stage, before)
+            effects, drift = effects * factor[:, None], drift * factor + added
+        return before
+
+
+def _client_rounds_distance(
+    rounding: Rounding, rounds: list[_Round], counts: IntArray, before_clip: bool
+) -> FloatArray:
+    """Delta_T for so many client-rounds (K,), wherever they are."""
+    width = int(counts.max(initial=0))
+    mask = np.arange(width) < counts[:, None]
+    effects = np.zeros((len(counts), width))  # the largest ones so far, falling
+    drift = distance = before = np.zeros(len(counts))
+    for now in rounds:
+        factor = now.stage.expansion.factor(distance)
+        largest = -np.sort(-now.reach)[:width]
+        new = now.cost(distance)[:, None] * largest
+        effects = -np.sort(-np.concatenate([factor[:, None] * effects, new], axis=1), axis=1)[:, :width] * mask
+        drift = factor * drift + rounded(rounding, now.stage, distance)
+        before = (effects.sum(axis=1) + drift) * rounding.evaluation * (1 + gamma(2 * width + 8))
+        factor, distance, added = _clip(rounding, now.stage, before)
+        effects, drift = effects * factor[:, None], drift * factor + added
+    return before if before_clip else distance
+
+
+def _clip(rounding: Rounding, stage: Stage, before: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What clipping multiplies at most, the distance at the start of the next round, and the rounding in between."""
+    round_ = stage.round
+    smallest = round_.pre_clip_norm / computed_norm(1.0, rounding.norm_error)
+    factor = clip_factor(before, smallest, round_.clip_norm) * rounding.evaluation
+    added = rounding.clip(before, round_.pre_clip_norm, round_.clip_norm)
+    if stage.following is not None:
+        added = added + rounding.noise(factor * before + added, round_, stage.following)
+    return factor, factor * before + added, added
+
+
+def _rounds(rounding: Rounding, record: TrainingRecord, silent: bool) -> list[_Round]:
+    rounds, stages = record.rounds, []
+    for round_, following in zip(rounds, (*rounds[1:], None), strict=True):
+        if round_.update_clip is None:
+            raise CertificateError(
+                "max_malicious: the server did not clip updates, so one of them can do anything; set server.update_clip"
+            )
+        own = expansion(rounding, round_, round_.attackers)
+        slope, constant = rounding.round_share(round_, round_.attackers)
+        stage = Stage(round_, following, round_.attackers, None, own, own, slope, constant)
+        contraction = rounding.local.step_lipschitz(rounding.local.rates(round_)) ** rounding.local.steps
+        clip = round_.update_clip * (1 + rounding.projection + gamma(2 * len(round_.weights) + 16))
+        lost = float(np.maximum(1 - contraction, 0.0).max(initial=0.0))
+        stages.append(_Round(stage, _weights(round_), clip if silent else 2 * clip, lost))
+    return stages
+
+
+def _weights(round_: RoundRecord) -> FloatArray:
+    """The weight of every client's update (N,); of attackers that were dropped, the one they would have had."""
+    weights = np.array(round_.weights, dtype=np.float64)
+    for a in round_.attackers:
+        if dropped(round_, a):
+            weights[a.client] = max(weights[a.client], a.potential_weight)
+    return weights
+
+
+def _largest_sum(effects: FloatArray, copies: IntArray, counts: IntArray) -> FloatArray:
+    """Sum of the `counts` (K,) largest effects, if those of each column of (K, G) exist `copies` (G,) times."""
+    order = np.argsort(-effects, axis=1)
+    available = copies[order]
+    taken = np.clip(counts[:, None] - (np.cumsum(available, axis=1) - available), 0, available)
+    total: FloatArray = (np.take_along_axis(effects, order, axis=1) * taken).sum(axis=1)
+    return total
+
+
+def _largest(costs: Callable[[IntArray], FloatArray], budget: FloatArray, limit: int) -> IntArray:
+    """The largest count from 0 to `limit` whose rising cost lies below each budget (m,), strictly; 0 if none does."""
+    counts, known = np.zeros(0, dtype=np.int64), np.zeros(0)
+    goal = budget.max(initial=0.0)
+    while len(counts) < limit and (not len(known) or known[-1] < goal):
+        block = np.arange(len(counts) + 1, min(len(counts) + BLOCK, limit) + 1)
+        counts, known = np.append(counts, block), np.append(known, costs(block))
+    found: IntArray = np.searchsorted(np.maximum.accumulate(known), budget, side="left").astype(np.int64)
+    return found
+

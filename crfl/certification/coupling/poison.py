@@ -1,0 +1,148 @@
+"""What a round adds: how far poison can drive two runs apart in it (Lemma 5, Theorems 6 and 8)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from crfl.certification._checks import FloatArray
+from crfl.certification.coupling.arithmetic import SPECTRAL_ERROR
+from crfl.certification.coupling.crew import Crew, dropped, learners
+from crfl.certification.coupling.rounding import Rounding, computed_norm, update_error
+from crfl.certification.lipschitz import sharp_lipschitz
+from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
+
+
+def poison(
+    rounding: Rounding,
+    round_: RoundRecord,
+    crew: Crew,
+    magnitudes: FloatArray,
+    before: FloatArray,
+    copies: int | None = None,
+) -> FloatArray:
+    """What the poison of a round adds to the distance (Lemma 5 and Theorem 8 of docs/theory.md).
+
+    Sum over attackers of p gamma eta sum_s q_s/n_s G(kappa_s) with the gradient bound of one sample,
+
+        G = min(L_x(kappa_s B') ||delta|| + [label flipped] sqrt(2) B, sqrt(2) (B + B')),
+
+    and the rounding of the poisoned steps. If the server clips updates to S, no attacker adds more than 2 p S. One who
+    sends a malicious update, against sending nothing, adds p times its norm, which is on record or at most S.
+
+    Args:
+        rounding: of the run.
+        round_: the round.
+        crew: the attackers.
+        magnitudes: ||delta||, (k,).
+        before: by how much the runs may differ at the start of the round, (k,).
+        copies: so many attackers instead of the crew, each like the one who adds most.
+
+    Returns:
+        (k,), rising with both.
+    """
+    nothing = np.zeros(len(magnitudes))
+    if copies is not None:
+        each = [poison(rounding, round_, (a,), magnitudes, before) for a in crew]
+        return copies * np.max([nothing, *each], axis=0) if copies else nothing
+    clip, heard = _clip_reach(rounding, round_), tuple(a for a in learners(crew) if not dropped(round_, a))
+    sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in crew)
+    total = nothing + sent * (1 + 2 * rounding.projection)
+    for (client, scale, ratios, flips), share in _alike(rounding.local.record, heard).items():
+        if share * scale != 0 and any(ratios):
+            moved = _poisoned_update(rounding, round_, client, ratios, flips, magnitudes, before)
+            total += share * np.minimum(scale * moved, 2 * clip)
+    return total
+
+
+def _poisoned_update(
+    rounding: Rounding,
+    round_: RoundRecord,
+    client: int,
+    ratios: tuple[float, ...],
+    flips: bool,
+    magnitudes: FloatArray,
+    before: FloatArray,
+) -> FloatArray:
+    """D_i of Lemma 5, (k,): how far poison moves the update of a client, rounding included."""
+    local = rounding.local
+    rate = local.rates(round_)[client]
+    q, clean, poisoned = np.array(ratios), local.clean, local.poisoned(magnitudes)[:, None]
+    moved = np.minimum(magnitudes, local.diameter)[:, None]
+    steps, poison_so_far = np.arange(len(q)), np.cumsum(q) - q
+    shrink = float(local.step_lipschitz(rate)) ** (len(q) - 1 - steps)
+    start = min(spectral_norm(round_) * (1 + SPECTRAL_ERROR), computed_norm(round_.start_norm, rounding.norm_error))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
+        error, step_error = _poisoned_rounding(rounding, round_, client, poisoned, before[:, None], len(q))
+        pace = rate * math.sqrt(2) * (steps * clean + poison_so_far * (poisoned - clean))
+        kappa = start + before[:, None] + pace + steps * step_error
+        change = sharp_lipschitz(_infinite(kappa), poisoned) * moved
+        change = np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean
+        change = np.minimum(_infinite(change), math.sqrt(2) * (clean + poisoned))  # any two gradients
+        total: FloatArray = _infinite(change @ (rate * q * shrink)) + _infinite(error[:, 0])
+    return total
+
+
+def _poisoned_rounding(
+    rounding: Rounding, round_: RoundRecord, client: int, poisoned: FloatArray, before: FloatArray, steps: int
+) -> tuple[FloatArray, FloatArray]:
+    """Error of the poisoned update and that of one of its steps, (k, 1) each, for features of norm B' (k, 1)."""
+    local = rounding.local
+    rate = np.full_like(poisoned, local.rates(round_)[client])
+    batch = np.full_like(poisoned, local.batch_sizes[client])
+    step = rounding.step(poisoned, rate, batch, batch)
+    tau, unit = np.full_like(poisoned, float(steps)), rounding.arithmetic.unit
+    error, largest = update_error(tau, poisoned, rate, local.record.weight_decay, step, unit)
+    norm = computed_norm(round_.start_norm, rounding.norm_error) + before
+    return _infinite(error.at(norm)), _infinite(step.at(_infinite(largest.at(norm))))
+
+
+def _arbitrary_update(record: TrainingRecord, round_: RoundRecord, attacker: AttackerRecord) -> float:
+    """What an attacker adds that does not send what it learnt: p times the norm, or if it was dropped, p S (against
+    sending nothing) or 2 p S (against what it learnt)."""
+    if dropped(round_, attacker):
+        clip = math.inf if round_.update_clip is None else round_.update_clip
+        return max(attacker.weight, attacker.potential_weight) * clip * (1 if attacker.update else 2)
+    if attacker.update is None or attacker.weight == 0:
+        return 0.0
+    return abs(attacker.weight) * malicious_norm(record, round_, attacker)
+
+
+def malicious_norm(record: TrainingRecord, round_: RoundRecord, attacker: AttackerRecord) -> float:
+    """Norm of a malicious update as it was aggregated: on record but for the benign counterpart, or at most S."""
+    known = None if record.benign else attacker.update_norm
+    clip = math.inf if round_.update_clip is None else round_.update_clip
+    return clip if known is None else known
+
+
+def spectral_norm(round_: RoundRecord) -> float:
+    """||W~||_2 of the model sent; infinite if it is not on record."""
+    norm = round_.start_spectral_norm
+    return math.inf if norm is None else norm
+
+
+def _clip_reach(rounding: Rounding, round_: RoundRecord) -> float:
+    """The largest norm of a clipped update, rounding included; infinite if the server does not clip."""
+    return math.inf if round_.update_clip is None else round_.update_clip * (1 + rounding.projection)
+
+
+_Kind = tuple[int, float, tuple[float, ...], bool]
+
+
+def _alike(record: TrainingRecord, crew: Crew) -> dict[_Kind, float]:
+    """Attackers whose updates are bounded alike, as one of them with the sum of their weights."""
+    groups: dict[tuple[float, float, float, tuple[float, ...], bool], tuple[int, float]] = {}
+    for a in crew:
+        size = min(record.client_sizes[a.client], record.batch_size)
+        key = (abs(a.scale), record.learning_rates[a.client], float(size), a.poison_ratios, a.label_flip)
+        client, share = groups.get(key, (a.client, 0.0))
+        groups[key] = (client, share + abs(a.weight))
+    return {(client, key[0], key[3], key[4]): share for key, (client, share) in groups.items()}
+
+
+def _infinite(values: FloatArray) -> FloatArray:
+    """NaN, which only 0 times infinity can have made here, taken as infinity: the safe side."""
+    return np.where(np.isnan(values), np.inf, values)
+
+

@@ -1,0 +1,122 @@
+"""Where the coupling argument does not apply to a run, and why."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from crfl.certification.coupling.arithmetic import FLOAT32_UNIT
+from crfl.certification.coupling.local import feature_bound, learning_rates
+from crfl.certification.coupling.poison import malicious_norm
+from crfl.errors import CertificateError
+from crfl.record import RoundRecord, TrainingRecord
+
+
+def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
+    """CertificateError, naming every reason, where the coupling argument does not apply to a run (section 5).
+
+    Args:
+        record: of the run.
+        any_round: the attack is supposed to have been in one round, whichever it was.
+    """
+    reasons = _reasons(record)
+    if not _malicious_bounded(record, any_round):
+        reasons.append("attackers sent malicious updates of unknown norm: set server.update_clip")
+    if any_round and len(record.attack_rounds) > 1:
+        reasons.append("attack_round 'any' is about one attack in an unknown round; this run was attacked in several")
+    if reasons:
+        raise CertificateError("the coupling certificate does not hold for this run: " + "; ".join(reasons))
+
+
+def check_clients(record: TrainingRecord) -> None:
+    """CertificateError, naming every reason, where nothing is known of clients that send anything in every round."""
+    reasons = _reasons(record)
+    if any(r.update_clip is None for r in record.rounds):
+        reasons.append("the server did not clip updates, so one client can do anything; set server.update_clip")
+    if reasons:
+        raise CertificateError("kind 'clients' does not hold for this run: " + "; ".join(reasons))
+
+
+def steps_too_long(record: TrainingRecord) -> list[str]:
+    """What is wrong if a step on the convex, B^2 / 2-smooth loss can drive two runs apart; [] if it cannot."""
+    limit = 2 / (feature_bound(record) ** 2 / 2 + 2 * record.weight_decay)
+    rates = [float(learning_rates(record, r).max(initial=0.0)) for r in record.rounds] or [max(record.learning_rates)]
+    if max(rates, default=0.0) <= limit:
+        return []
+    return [
+        f"local.learning_rate is {max(rates):g}, above {limit:.6g} = 2 / (B^2 / 2 + 2 weight_decay) with B = "
+        f"{feature_bound(record):.6g}, the largest norm of {'(x, 1)' if record.bias else 'x'}: a step can then drive "
+        "two runs apart"
+    ]
+
+
+def _reasons(record: TrainingRecord) -> list[str]:
+    """Why no coupling argument applies."""
+    reasons = []
+    if any(r.start_spectral_norm is None for r in record.rounds):
+        reasons.append(f"the model ({record.model}) is not softmax regression: the loss must be convex and linear in x")
+    if record.optimizer != "sgd":
+        reasons.append(f"the optimizer is {record.optimizer!r}: only plain SGD steps bring two runs no further apart")
+    if not record.data_independent_weights:
+        reasons.append(
+            f"server.aggregation is {record.aggregation!r}, whose weights depend on the updates: it can drive two runs "
+            "apart; expected mean, weighted_mean, or a rule with data-independent weights"
+        )
+    if any(not w >= 0 for r in record.rounds for w in set(r.weights)):
+        reasons.append("an aggregation weight is negative or not a number")
+    if any(not 0 <= r.decay <= 1 for r in record.rounds):
+        reasons.append("a server decay kappa_t lies outside 0 to 1")
+    if any(not (math.isfinite(r.start_norm) and math.isfinite(r.pre_clip_norm)) for r in record.rounds):
+        reasons.append("the norm of a model is not finite")
+    if record.norm_bound is not None and not record.max_feature_norm <= record.norm_bound * (1 + 1e-6):
+        reasons.append(
+            f"a training sample has norm {record.max_feature_norm:.6g}, above the bound {record.norm_bound:.6g} that "
+            "is said to hold for all features"
+        )
+    return reasons + steps_too_long(record) + _drops(record) + _drowned(record)
+
+
+def _drops(record: TrainingRecord) -> list[str]:
+    """Dropped updates are covered if the server clips updates, and only attackers were dropped (Theorem 10)."""
+    for round_ in record.rounds:
+        unknown = {d.client for d in round_.dropped} - {a.client for a in round_.attackers if a.potential_weight > 0}
+        if unknown or (round_.dropped and round_.update_clip is None):
+            return [
+                f"the server dropped updates in round {round_.round}, so its weights depended on them; that is covered "
+                "for attackers on record, and if server.update_clip is set"
+            ]
+    return []
+
+
+def _drowned(record: TrainingRecord) -> list[str]:
+    """In float32, steps so short that they can be lost in the weights: nothing is known of their rounding."""
+    if record.precision == "float64":
+        return []
+    if record.precision != "float32":
+        return [f"local.precision is {record.precision!r}: nothing is known of its rounding"]
+    for round_ in record.rounds:
+        rates = learning_rates(record, round_)[np.array(round_.weights) > 0]
+        step = rates.min(initial=math.inf) * math.sqrt(2) * feature_bound(record)
+        if step < 2 * FLOAT32_UNIT * round_.start_norm:
+            return [
+                f"a local step moves the weights by at most {step:.3g} in round {round_.round}, less than the spacing "
+                f"of float32 at their norm of {round_.start_norm:.3g}: it may be lost in rounding. Train with "
+                "local.precision: float64"
+            ]
+    return []
+
+
+def _malicious_bounded(record: TrainingRecord, any_round: bool) -> bool:
+    """Whether the norm of every malicious update is known or clipped."""
+    if not any(a.update is not None for r in record.attack_rounds for a in r.attackers):
+        return True
+    rounds: tuple[RoundRecord, ...] = record.rounds if any_round else record.attack_rounds
+    if any_round:
+        return all(r.update_clip is not None for r in rounds)
+    return all(
+        math.isfinite(malicious_norm(record, r, a)) or max(a.weight, a.potential_weight) == 0
+        for r in rounds
+        for a in r.attackers
+        if a.update is not None
+    )

@@ -1,0 +1,71 @@
+"""Budgets: the distance in parameter space that cannot change a prediction (section 6 of docs/theory.md).
+
+coupling/ bounds the distance Delta of a run's model from its benign counterpart's; a prediction is certified where Delta
+is below its budget, strictly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from crfl.certification._checks import FloatArray, Result, finite, nonnegative, probability
+from crfl.certification.coupling.arithmetic import gamma
+from crfl.certification.coupling.local import LocalTraining
+from crfl.certification.coupling.rounding import Rounding, computed_norm
+from crfl.errors import CertificateError
+from crfl.record import TrainingRecord
+
+NUMERICAL_ERROR = 1e-9
+"""Relative accuracy of budgets, in float64: exact class probabilities are the least accurate of them."""
+
+
+def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatArray:
+    """min_{b != a} (l_a - l_b) / (sqrt(2) ||x~||): no closer linear model has another top class; (m,).
+
+    `logits` (m, C) of the model at the samples, in float64; `feature_norms` (m,): ||x~|| = sqrt(1 + ||x||^2). A change
+    of (W, b) by Delta moves l_a - l_b by at most sqrt(2) ||x~|| Delta, so the prediction is certified where
+    Delta < budget, strictly. 0 where two classes tie. For isotropic noise the smoothed model has the same top class.
+    """
+    scores, norms = finite("logits", logits), nonnegative("feature_norms", feature_norms)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise CertificateError(f"logits: got shape {scores.shape}, expected (samples, classes), at least 2 classes")
+    top = np.partition(scores, -2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        budget: FloatArray = (top[:, -1] - top[:, -2]) / (math.sqrt(2) * norms)
+    return np.where(top[:, -1] > top[:, -2], budget, 0.0)
+
+
+def smoothing_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
+    """sigma / 2 (Phi^-1(pA) - Phi^-1(pB)) (Cohen et al. 2019): no closer model votes otherwise under noise sigma.
+
+    `p_a` bounds the top class's probability from below, `p_b` the others' from above. Certified where Delta < budget,
+    strictly. 0 where pA <= pB and without noise, inf at pA = 1, pB = 0.
+    """
+    p_a, p_b = probability("p_a", p_a), probability("p_b", p_b)
+    with np.errstate(divide="ignore"):
+        return smoothing_budget_from_logs(np.log1p(-p_a), np.log(p_b), noise=noise)
+
+
+def smoothing_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
+    """`smoothing_budget` from log(1 - pA) and log pB: right also where pA rounds to 1 and pB to 0."""
+    sigma = nonnegative("noise", noise)
+    with np.errstate(invalid="ignore"):
+        logs = np.asarray(log_not_p_a, np.float64), np.asarray(log_p_b, np.float64)
+        width = -special.ndtri_exp(logs[0]) - special.ndtri_exp(logs[1])
+        return np.where((width > 0) & (sigma > 0), sigma / 2 * width, 0.0)[()]
+
+
+def lowered_budget(record: TrainingRecord, budget: FloatArray) -> FloatArray:
+    """Budgets (m,) less what rounding can do when the predictions of both runs are computed in float64 (Lemma 25).
+
+    (budget (1 - 1e-9) - 2 g ||v_T||) / (1 + g): logits are off by gamma_(d+4) ||w|| ||x~||, the projected model by
+    gamma_(P+8) ||w||; g is the sum of both. Not below 0.
+    """
+    rounding, norm = Rounding(LocalTraining(record)), record.rounds[-1].pre_clip_norm
+    g = rounding.projection + float(gamma(record.num_features + 16))
+    lowered = (budget * (1 - NUMERICAL_ERROR) - 2 * g * computed_norm(norm, rounding.norm_error)) / (1 + g)
+    return np.maximum(lowered, 0.0)
