@@ -124,9 +124,7 @@ def _check_values(data: FederatedData) -> None:
             _check_range(block.x, 1.0, data.domain, what.replace("x", "test.x"), number * BLOCK)
 
 
-def _check_range(
-    x: Tensor, scale: float, domain: tuple[float, float] | None, what: str, first_row: int = 0
-) -> None:
+def _check_range(x: Tensor, scale: float, domain: tuple[float, float] | None, what: str, first_row: int = 0) -> None:
     """DataError unless every `scale * x` is finite in float32 and in the domain, which is checked in float64."""
     if not len(x):
         return
@@ -168,7 +166,9 @@ def _check_owners(data: FederatedData) -> None:
         raise DataError("shards: got clients without any sample, expected at least one sample")
     samples = len(data.x)
     if int(rows.min()) < 0 or int(rows.max()) >= samples:
-        i = next(i for i, own in enumerate(data.shards) if len(own) and not 0 <= int(own.min()) <= int(own.max()) < samples)
+        i = next(
+            i for i, own in enumerate(data.shards) if len(own) and not 0 <= int(own.min()) <= int(own.max()) < samples
+        )
         own = data.shards[i]
         found = int(own.min()) if int(own.min()) < 0 else int(own.max())
         raise DataError(f"shards[{i}]: got row {found}, expected 0 to {samples - 1}")

@@ -76,14 +76,15 @@ class FederatedData:
 
     def __post_init__(self) -> None:
         """Fill in names and check everything. DataError says what does not fit."""
+        classes = checks.whole_number(self.num_classes, "num_classes")
         defaults = {
             "shards": tuple(self.shards),
             "client_names": tuple(self.client_names) or tuple(f"client {i}" for i in range(len(self.shards))),
             "scale": checks.positive_number(self.scale, "scale"),
-            "num_classes": checks.whole_number(self.num_classes, "num_classes"),
+            "num_classes": classes,
+            "class_names": tuple(self.class_names) or tuple(map(str, range(classes))),
             "domain": None if self.domain is None else checks.interval(self.domain),
         }
-        defaults["class_names"] = tuple(self.class_names) or tuple(map(str, range(defaults["num_classes"])))
         for name, value in defaults.items():
             object.__setattr__(self, name, value)
         checks.check_data(self)
@@ -254,9 +255,9 @@ class FederatedData:
         return self.scale if self.origin is None else self.origin.scale
 
     @property
-    def test_inputs(self) -> Split:
-        """The test samples before the feature map, in real units; `test` without one."""
-        return self.test if self.origin is None else self.origin.test
+    def test_inputs(self) -> Tensor:
+        """(m, d_in) float32: inputs of the test samples in real units; `test.x` without a feature map."""
+        return self.test.x if self.origin is None else self.origin.test.x
 
     @property
     def norm_bound(self) -> float | None:

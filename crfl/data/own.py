@@ -81,7 +81,9 @@ def scaling(scale: Any, domain: Any, inputs: Tensor, held_out: Tensor) -> tuple[
     if torch.uint8 not in kinds:
         return 1.0, domain
     if len(kinds) > 1:
-        raise DataError(f"x, x_test: got {inputs.dtype} and {held_out.dtype}, expected bytes in both or in neither, or a scale")
+        raise DataError(
+            f"x, x_test: got {inputs.dtype} and {held_out.dtype}, expected bytes in both or in neither, or a scale"
+        )
     return BYTES, (0.0, 1.0) if domain is None else domain
 
 
@@ -96,7 +98,9 @@ def feature_settings(
     if features is None or isinstance(features, str):
         return Features(map=features or "none", public=public, whiten=whiten, norm=norm), None
     if not callable(features):
-        raise SettingsError([f"features: got {type(features).__name__}, expected a name, settings, a module or a function"])
+        raise SettingsError(
+            [f"features: got {type(features).__name__}, expected a name, settings, a module or a function"]
+        )
     own = getattr(features, "__name__", type(features).__name__)
     return Features(map=own, public=public, whiten=whiten, norm=norm), features
 
@@ -108,12 +112,14 @@ def joined(x: Any, y: Any) -> tuple[Tensor, Tensor, list[Tensor]] | None:
         return None
     if len(x) != len(y):
         raise DataError(f"x, y: got lists of {len(x)} and {len(y)} arrays, expected one array for each client")
-    xs, ys, shape = [], [], None
+    xs: list[Tensor] = []
+    ys: list[Tensor] = []
+    shape: tuple[int, ...] | None = None
     for i, (values, own) in enumerate(zip(x, y, strict=True)):
         rows, found = arrays.samples(values, f"x[{i}]")
-        if i and (found != shape or rows.shape[1:] != xs[0].shape[1:]):
+        if i and (found != shape or (shape is None and rows.shape[1] != xs[0].shape[1])):
             what = f"images of shape {found}" if found else f"{rows.shape[1]} features"
-            raise DataError(f"x[{i}]: got {what}, expected {shape or xs[0].shape[1]} as in x[0]")
+            raise DataError(f"x[{i}]: got {what}, expected {shape or xs[0].shape[1:]} as in x[0]")
         shape = found
         xs.append(rows if shape is None else rows.view(-1, *shape))
         ys.append(arrays.labels(own, len(rows), f"y[{i}]"))

@@ -74,7 +74,9 @@ def _labels(y: Any, y_test: Any, label: str) -> tuple[Any, Any, dict[str, Any]]:
     words = [np.array([str(value) for value in values]) for values in (y, y_test)]
     names = np.unique(np.concatenate(words))
     if len(names) > 1000:
-        raise DataError(f"column {label!r}: got {len(names)} different labels, expected integers, or at most 1000 words")
+        raise DataError(
+            f"column {label!r}: got {len(names)} different labels, expected integers, or at most 1000 words"
+        )
     return np.searchsorted(names, words[0]), np.searchsorted(names, words[1]), {"class_names": tuple(names.tolist())}
 
 
@@ -82,6 +84,6 @@ def _numbers(frame: DataFrame, columns: list[Any]) -> Any:
     """The columns as float32. DataError names the first that holds anything but numbers."""
     for name in columns:
         kind = frame[name].dtype
-        if not (np.issubdtype(kind, np.number) or kind == bool) if isinstance(kind, np.dtype) else True:
+        if not isinstance(kind, np.dtype) or kind.kind not in "biuf":
             raise DataError(f"column {name!r}: got {kind}, expected numbers; encode it, or leave it out")
     return torch.from_numpy(frame[columns].to_numpy(dtype=np.float32).copy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,9 @@ def fit_map(
     _check_by_itself(fitted, public[:3])
     raw = np.concatenate([block.double().cpu().numpy() for block in fitted.raw(public)])
     if not np.isfinite(raw).all():
-        raise DataError(f"features.map: {fitted.name!r} made NaN or infinity of a public sample, expected finite numbers")
+        raise DataError(
+            f"features.map: {fitted.name!r} made NaN or infinity of a public sample, expected finite numbers"
+        )
     mean, scale = standardisation(raw)
     constants = {"mean": mean, "scale": scale}
     if settings.whiten is not None:
@@ -87,7 +90,8 @@ def fit_map(
         constants["centre"], constants["directions"] = whitening(inside, settings.whiten)
         if not np.isfinite(constants["directions"]).all():
             raise DataError("features.whiten: the public samples are all alike, expected samples that differ")
-    return replace(fitted, **{name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in constants.items()})
+    tensors: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in constants.items()}
+    return replace(fitted, **tensors)
 
 
 def _check_public(settings: Features, count: int) -> None:

@@ -101,7 +101,10 @@ class _Transform:
         # Filters are real: each number stands twice, for the real and the imaginary part of what it multiplies.
         self.psi = [[torch.from_numpy(f.repeat(2, axis=-1)).to(device, dtype) for f in levels] for levels in bank.psi]
         self.low_pass = [
-            [torch.from_numpy(_low_pass(line, 2 ** (self.scales - r))).to(device, dtype) for r, line in enumerate(lines)]
+            [
+                torch.from_numpy(_low_pass(line, 2 ** (self.scales - r))).to(device, dtype)
+                for r, line in enumerate(lines)
+            ]
             for lines in (bank.rows, bank.columns)
         ]
         widest = settings.angles ** min(self.order, 2, self.scales)

@@ -61,5 +61,7 @@ def whitening(samples: Array, dimensions: int) -> tuple[Array, Array]:
     if d > m:
         vectors = centred.T @ vectors
         vectors /= np.maximum(np.linalg.norm(vectors, axis=0), np.finfo(np.float64).tiny)
-    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimensions)])  # eigenvectors have none of their own
+    signs = np.sign(
+        vectors[np.abs(vectors).argmax(axis=0), np.arange(dimensions)]
+    )  # eigenvectors have none of their own
     return mean, vectors * signs / (deviations + DAMPING * deviations[0])

@@ -51,7 +51,7 @@ def test_images_stay_bytes_and_carry_their_shape():
     for x, y, shards in ((pixels, Y[:6], [[0, 1, 2], [3, 4, 5]]), ([pixels[:3], pixels[3:]], [Y[:3], Y[3:6]], None)):
         data = FederatedData.from_arrays(x, y, pixels, Y[:6], shards=shards, scale=1 / 255, domain=(0, 1))
         assert data.x.dtype == torch.uint8
-        assert data.image_shape == (4, 5)
+        assert data.input_shape == (4, 5)
         np.testing.assert_allclose(data.clients[1].x, pixels[3:].reshape(3, 20) / 255, rtol=1e-6)
         np.testing.assert_allclose(data.test.x, pixels.reshape(6, 20) / 255, rtol=1e-6)
 
@@ -100,7 +100,7 @@ def test_images_of_different_shapes_are_refused():
         FederatedData.from_arrays(images, y, images[0], y[0])
     with pytest.raises(DataError, match=r"test_x: got images of shape \(1, 6\), expected \(2, 3\)"):
         FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 1, 6), y[0])
-    assert FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 6), y[0]).image_shape == (2, 3)
+    assert FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 6), y[0]).input_shape == (2, 3)
 
 
 @pytest.mark.parametrize("high", [0.1, 0.3, 0.001, 1.0, 7.0])
@@ -163,7 +163,7 @@ def changed(array, index, value):
         ({"client_names": ["a"]}, "client_names: got 1"),
         ({"class_names": ["a", "a", "b", "c"]}, "class_names: got 4 .3 different"),
         ({"feature_names": ["a"]}, "feature_names"),
-        *(({"image_shape": shape}, "image_shape") for shape in ((2, 2), (-1, -3), (1.0, 3.0), (3,))),
+        *(({"input_shape": shape}, "image_shape") for shape in ((2, 2), (-1, -3), (1.0, 3.0), (3,))),
         ({"y": changed(Y, 2, 2**31 - 1)}, "y: got label 2147483647, expected below 65536 unless num_classes"),
         *(({"num_classes": n}, "num_classes: found") for n in (0, -1, 2.5, "3", True)),
         *(({"scale": scale}, "scale: found") for scale in ("1", None, 0, -1.0, 1e39)),

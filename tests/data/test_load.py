@@ -65,7 +65,7 @@ def test_digits():
     assert data.x.shape == (1400, 64)
     assert data.sizes == (140,) * 10
     assert len(data.test) == 397
-    assert data.image_shape == (8, 8)
+    assert data.input_shape == (8, 8)
     assert float(data.test.x.max()) == 1.0
     assert torch.equal(data.features(torch.tensor([0])) * 16, data.x[:1].float())
     other = load_data(Experiment(seed=1))
