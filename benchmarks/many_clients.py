@@ -24,7 +24,7 @@ def images(clients: int, samples: int) -> FederatedData:
     y = torch.randint(0, 10, (len(x),), generator=generator)
     shards = torch.randperm(len(x), generator=generator).split(samples)
     return FederatedData(
-        "custom", x, y, shards, Split(x[:1000] / 255, y[:1000]), 10, 1 / 255, image_shape=(28, 28), domain=(0.0, 1.0)
+        "custom", x, y, shards, Split(x[:1000] / 255, y[:1000]), 10, 1 / 255, input_shape=(28, 28), domain=(0.0, 1.0)
     )
 
 

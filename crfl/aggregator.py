@@ -1,8 +1,8 @@
-"""What one server receives in one round: unusable updates are dropped, the others clipped and aggregated."""
+"""What the servers receive in one round: unusable updates are dropped, the others clipped and aggregated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from crfl.aggregation import Aggregate, Rule, validate
+from crfl.aggregation import Rule, validate
 from crfl.config import Server
 from crfl.devices import to_device
 from crfl.errors import TrainingError
@@ -19,20 +19,20 @@ from crfl.server import norm, project
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-NOT_FINITE, WRONG_SHAPE = "not finite", "of the wrong shape"
+NOT_FINITE, WRONG_SHAPE, NO_AGGREGATE = "not finite", "of the wrong shape", "of a round without an aggregate"
 """Why an update is dropped."""
 
 
 @dataclass(frozen=True)
 class ClientStats:
-    """What one round of one run leaves to record of its N clients."""
+    """What one round of one run leaves to record of the n clients of the run."""
 
     weights: FloatArray
-    """(N,): aggregation weight; 0 of those who were absent or dropped."""
+    """(n,): aggregation weight; 0 of those who were absent or dropped."""
     dropped: dict[int, str]
     """Why the update of a client was dropped."""
     update_norms: FloatArray | None
-    """(N,): norm of every update before the server clipped it; None if it does not clip updates."""
+    """(n,): norm of every update before the server clipped it; None if it does not clip updates."""
     attacker_norms: dict[int, float]
     """Norm of an attacker's update as it was aggregated."""
 
@@ -51,25 +51,26 @@ class RoundAggregator:
         round_: int,
         server: Server,
         rule: Rule,
-        clients: IntArray,
+        members: IntArray,
         sizes: IntArray,
-        attackers: Sequence[int],
+        participants: IntArray,
+        attackers: Collection[int],
         update_clip: float | None,
         like: Tensor,
     ) -> None:
-        """`clients` (n,): the participants, rising; `sizes` (N,): samples of all clients; `like` (P,): an update."""
-        self.round, self.server, self.rule, self.clients = round_, server, rule, clients
-        self.update_clip = update_clip
-        self.sizes, self.num_clients = torch.from_numpy(sizes[clients]), len(sizes)
+        """`members` (n,), rising: the clients of the run; `sizes` (n,): their samples; `like` (P,): an update."""
+        self.round, self.server, self.rule, self.update_clip = round_, server, rule, update_clip
+        self.members, self.clients = members, participants
+        self.sizes = torch.from_numpy(sizes[np.searchsorted(members, participants)])
         self.dropped: dict[int, str] = {}
-        self.attackers = np.array(attackers, dtype=np.int64)
+        self.attackers = np.array(sorted(attackers), dtype=np.int64)
         self.attacker_norms: dict[int, float] = {}
-        self.update_norms = None if update_clip is None else np.zeros(len(sizes))
+        self.update_norms = None if update_clip is None else np.zeros(len(members))
         independent = rule.data_independent
-        self.weights = rule.weights(self.sizes, server) if independent else torch.ones(len(clients)).double()
-        """(n,) float64; 1 where the rule finds them itself."""
-        self.received = like.new_zeros(1 if independent else len(clients), len(like))
-        """The weighted sum of the updates, (1, P), or all of them, (n, P)."""
+        self.weights = rule.weights(self.sizes, server) if independent else torch.ones(len(participants)).double()
+        """Of the participants, float64; 1 where the rule finds them itself."""
+        self.received = like.new_zeros(1 if independent else len(participants), len(like))
+        """The weighted sum of the updates, (1, P), or all of them."""
 
     @property
     def needs_only_sum(self) -> bool:
@@ -78,29 +79,27 @@ class RoundAggregator:
 
     def of_participants(self, clients: IntArray, updates: Tensor) -> tuple[IntArray, Tensor]:
         """Those of the clients (k,), and of their updates (k, P), that take part in this run."""
-        if len(self.clients) == self.num_clients:
+        if len(self.clients) == len(self.members):
             return clients, updates
         present = np.isin(clients, self.clients)
         return (clients, updates) if present.all() else (clients[present], updates[present])
 
     def add(self, clients: IntArray, updates: Tensor) -> None:
         """Take the updates (k, P) of some of the participants (k,)."""
-        rows = np.searchsorted(self.clients, clients)
         used = updates if self.update_clip is None else project(updates, self.update_clip)
-        total = self._weighted_sum(rows, used)
+        total = self._weighted_sum(clients, used)
         known = np.isin(clients, list(self.dropped)) if self.dropped else np.zeros(len(clients), dtype=bool)
         if known.any() or not torch.isfinite(total.sum()):  # else every update is finite
             good = finite(updates).cpu().numpy() & ~known
             self.dropped.update(dict.fromkeys(clients[~good & ~known].tolist(), NOT_FINITE))
-            clients, rows, updates = clients[good], rows[good], updates[good]
-            used = updates if self.update_clip is None else project(updates, self.update_clip)
-            total = self._weighted_sum(rows, used)
+            clients, updates, used = clients[good], updates[good], used[good]
+            total = self._weighted_sum(clients, used)
         if self.rule.data_independent:
             self.received += total
         else:
-            self.received[rows] = used
+            self.received[np.searchsorted(self.clients, clients)] = used
         if self.update_norms is not None:
-            self.update_norms[clients] = norm(updates).cpu().numpy()
+            self.update_norms[np.searchsorted(self.members, clients)] = norm(updates).cpu().numpy()
         attacking = np.isin(clients, self.attackers)
         if attacking.any():
             norms = norm(used[attacking]).tolist()
@@ -125,14 +124,18 @@ class RoundAggregator:
         weights = torch.zeros(len(kept), dtype=torch.float64)
         if self.rule.data_independent:
             weights[kept] = self.weights[kept]
-            total = float(self.weights.sum()) / float(weights.sum()) if not kept.all() else 1.0
-            weights, update = weights * total, self.received[0] * total
-        else:
-            updates = self.received if kept.all() else self.received[kept]
-            aggregate = self.rule.function(updates, self.sizes[kept].to(updates.device), self.server)
-            aggregate = validate(aggregate, updates, self.server.aggregation)
-            update, weights[kept] = aggregate.update.to(updates.dtype), aggregate.weights.double().cpu()
-        return update, self._stats(weights.numpy())
+            share = 1.0 if kept.all() else float(self.weights.sum()) / float(weights.sum())
+            return self.received[0] * share, self._stats((weights * share).numpy())
+        updates = self.received if kept.all() else self.received[kept]
+        aggregate = self.rule.function(updates, self.sizes[kept].to(updates.device), self.server)
+        aggregate = validate(aggregate, updates, self.server.aggregation)
+        weights[kept] = aggregate.weights.double().cpu()
+        return aggregate.update.to(updates.dtype), self._stats(weights.numpy())
+
+    def failure(self) -> tuple[Tensor, ClientStats]:
+        """No update (P,) at all, because there is no aggregate: every participant counts as dropped."""
+        self.dropped = {**dict.fromkeys(self.clients.tolist(), NO_AGGREGATE), **self.dropped}
+        return torch.zeros_like(self.received[0]), self._stats(np.zeros(len(self.clients)))
 
     def _check_quorum(self, count: int) -> None:
         """TrainingError if too few updates are left."""
@@ -151,22 +154,23 @@ class RoundAggregator:
             )
 
     def _stats(self, weights: FloatArray) -> ClientStats:
-        by_client = np.zeros(self.num_clients)
-        by_client[self.clients] = weights
-        return ClientStats(by_client, self.dropped, self.update_norms, self.attacker_norms)
+        by_member = np.zeros(len(self.members))
+        by_member[np.searchsorted(self.members, self.clients)] = weights
+        return ClientStats(by_member, self.dropped, self.update_norms, self.attacker_norms)
 
-    def _weighted_sum(self, rows: IntArray, updates: Tensor) -> Tensor:
-        return to_device(self.weights[rows].to(updates.dtype), updates.device) @ updates
+    def _weighted_sum(self, clients: IntArray, updates: Tensor) -> Tensor:
+        weights = self.weights[np.searchsorted(self.clients, clients)]
+        return to_device(weights.to(updates.dtype), updates.device) @ updates
 
 
-def shared_weights(aggregators: Sequence[RoundAggregator]) -> Tensor | None:
+def shared_weights(aggregators: Sequence[RoundAggregator], num_clients: int) -> Tensor | None:
     """The weights (N,) of all clients if every run needs only the same weighted sum, else None."""
     first = aggregators[0]
     for other in aggregators:
         alike = np.array_equal(first.clients, other.clients) and torch.equal(first.weights, other.weights)
         if not (alike and other.needs_only_sum):
             return None
-    weights = torch.zeros(first.num_clients, dtype=torch.float64)
+    weights = torch.zeros(num_clients, dtype=torch.float64)
     weights[first.clients] = first.weights
     return weights
 
@@ -174,30 +178,27 @@ def shared_weights(aggregators: Sequence[RoundAggregator]) -> Tensor | None:
 def potential_weights(
     rule: Rule, server: Server, weights: FloatArray, sizes: IntArray, clients: IntArray
 ) -> FloatArray:
-    """The weight that each of `clients` (k,) has whenever it takes part in a round with these weights (N,).
+    """The weight that each of some clients (k,) has whenever it takes part in a round with these weights (n,).
 
     Its own if it did; else that of one who takes the place of the participant with the largest weight. 1 under a rule
     whose weights depend on the updates.
     """
-    found = weights[clients].copy()
+    potential = weights[clients].copy()
     present = np.flatnonzero(weights)
-    for row in np.flatnonzero(found == 0):
+    for row in np.flatnonzero(potential == 0):
         if not rule.data_independent:
-            found[row] = 1.0
+            potential[row] = 1.0
             continue
         others = np.delete(present, np.argmax(weights[present])) if len(present) else present
         joined = torch.from_numpy(sizes[np.append(others, clients[row])])
-        found[row] = float(rule.weights(joined, server)[-1])
-    return found
+        potential[row] = float(rule.weights(joined, server)[-1])
+    return potential
 
 
 def finite(updates: Tensor) -> Tensor:
     """Which of the updates (n, P) have only finite entries, (n,) bool."""
-    found = torch.isfinite(updates.sum(1))  # one pass; a NaN or an infinity spoils the sum, but so may overflow
-    if not found.all():
-        suspects = (~found).nonzero().flatten()
-        found[suspects] = torch.isfinite(updates[suspects]).all(1)
-    return found
-
-
-__all__ = ["NOT_FINITE", "WRONG_SHAPE", "Aggregate", "ClientStats", "RoundAggregator", "finite", "shared_weights"]
+    good = torch.isfinite(updates.sum(1))  # one pass; a NaN or an infinity spoils the sum, but so may overflow
+    if not good.all():
+        suspects = (~good).nonzero().flatten()
+        good[suspects] = torch.isfinite(updates[suspects]).all(1)
+    return good

@@ -15,8 +15,7 @@ from torch import Tensor
 from crfl.aggregator import WRONG_SHAPE, ClientStats, shared_weights
 from crfl.attack.plan import apply_attack
 from crfl.engines import Engine
-from crfl.errors import TrainingError
-from crfl.evaluation import Evaluation
+from crfl.evaluation import Evaluation, unmeasured
 from crfl.server import norm, perturb, project, shrink
 from crfl.state import RoundMetrics, TrainingState
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def training_rounds(
-    batch: RunBatch, state: TrainingState, engine: Engine, evaluation: Evaluation
+    batch: RunBatch, state: TrainingState, engine: Engine, evaluation: Evaluation | None
 ) -> Iterator[TrainingState]:
     """Algorithm 1 from the round after `state` to round T; yields the state after every round."""
     for t in range(state.round + 1, batch.num_rounds + 1):
@@ -34,7 +33,7 @@ def training_rounds(
 
 
 def training_round(
-    batch: RunBatch, state: TrainingState, t: int, engine: Engine, evaluation: Evaluation
+    batch: RunBatch, state: TrainingState, t: int, engine: Engine, evaluation: Evaluation | None
 ) -> TrainingState:
     """Round t of Algorithm 1."""
     # The server perturbs the model of the round before: z_t = w_{t-1} + N(0, sigma_{t-1}^2 I).
@@ -44,7 +43,7 @@ def training_round(
     aggregates, clients = collect_updates(batch, global_models, t, engine)
 
     # The server aggregates: v_t = (1 - kappa_t) z_t + sum_i p_i u_i,
-    moved = shrink(global_models, batch.decays(t)) + aggregates
+    moved = batch.check_finite(shrink(global_models, batch.decays(t)) + aggregates, global_models, t)
 
     # and clips: w_t = Pi_{rho_t}(v_t).
     params = project(moved, batch.clip_norms(t))
@@ -60,7 +59,8 @@ def collect_updates(
     plans = [plan.round(t) for plan in batch.plans]
     aggregators = batch.aggregators(plans, t, like=global_models[0])
     cap = batch.schedules[0].learning_rate_cap(t)
-    for block in engine.local_updates(global_models, t, cap, plans, shared_weights(aggregators)):
+    weights = shared_weights(aggregators, len(batch.sizes))
+    for block in engine.local_updates(global_models, t, cap, plans, weights):
         if block.summed:
             for aggregator, total in zip(aggregators, block.updates, strict=True):
                 aggregator.add_sum(total)
@@ -71,7 +71,7 @@ def collect_updates(
             for client in invalid:
                 aggregators[run].drop(client, WRONG_SHAPE)
             aggregators[run].add(clients, submitted)
-    aggregates, clients_stats = zip(*(aggregator.aggregate() for aggregator in aggregators), strict=True)
+    aggregates, clients_stats = zip(*map(batch.aggregate, aggregators), strict=True)
     return torch.stack(aggregates), clients_stats
 
 
@@ -83,20 +83,15 @@ def record_round(
     moved: Tensor,
     params: Tensor,
     clients: tuple[ClientStats, ...],
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
 ) -> TrainingState:
-    """The state after round t, with what the round left to record. TrainingError if the model diverged."""
-    pre_clip_norm = norm(moved)
-    if not torch.isfinite(pre_clip_norm).all():
-        raise TrainingError(
-            f"round {t}: the global model is no longer finite; lower local.learning_rate (got "
-            f"{batch.local.learning_rate}) or attack.scale"
-        )
-    loss, accuracy, attack_success_rate = evaluation.measure(params, batch.evaluates(t))
+    """The state after round t, with what the round left to record."""
+    measure = evaluation.measure if evaluation is not None and batch.evaluates(t) else unmeasured
+    loss, accuracy, attack_success_rate = measure(params)
     metrics = RoundMetrics(
         start_norm=norm(global_models),
         start_spectral_norm=batch.model.spectral_norm(global_models),
-        pre_clip_norm=pre_clip_norm,
+        pre_clip_norm=norm(moved),
         distance=norm(params - params[0]),
         loss=loss,
         accuracy=accuracy,

@@ -40,13 +40,10 @@ class Evaluation:
                 changes[look] = _sparse_change(data, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))
 
-    def measure(self, params: Tensor, wanted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean cross entropy, accuracy and attack success rate of params (S, P), each (S,) float64.
-
-        NaN, all of them, unless `wanted`.
-        """
-        sums = torch.full((len(params), 4), 0.0 if wanted else torch.nan, dtype=torch.float64, device=params.device)
-        for number, block in enumerate(self.test.blocks(BLOCK) if wanted else ()):
+    def measure(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean cross entropy, accuracy and attack success rate of params (S, P), each (S,) float64."""
+        sums = torch.zeros(len(params), 4, dtype=torch.float64, device=params.device)
+        for number, block in enumerate(self.test.blocks(BLOCK)):
             sums += self._sums(params, block, slice(number * BLOCK, (number + 1) * BLOCK))
         loss, correct, hits, others = sums.unbind(1)
         return loss / len(self.test), correct / len(self.test), hits / others
@@ -68,6 +65,12 @@ class Evaluation:
                 others = block.y != target
                 hits[run] = torch.stack([(_wins(changed, target) & others).sum(), others.sum()])
         return torch.cat([loss[:, None], correct[:, None], hits], dim=1)
+
+
+def unmeasured(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `measure` returns, NaN: for a round without evaluation."""
+    missing = torch.full((len(params),), torch.nan, dtype=torch.float64, device=params.device)
+    return missing, missing, missing
 
 
 def _wins(logits: Tensor, target: int) -> Tensor:

@@ -114,6 +114,8 @@ class TrainingRecord:
     keep_last_batch: bool
     client_names: tuple[str, ...]
     client_sizes: tuple[int, ...]
+    smoothness: tuple[float, ...]
+    """beta_i of every client: no batch of its clean samples has a mean loss with a larger Hessian. B^2 / 2, or less."""
     max_feature_norm: float
     """Largest ||x|| among the clean training samples."""
     domain: tuple[float, float] | None

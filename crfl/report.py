@@ -53,7 +53,7 @@ def run_report(run: TrainingRun, data: FederatedData) -> str:
             "certificate rests on holds: see below.",
         ]
     shown = next((k for k in ("margin", "published") if k in certificates), None)
-    if shown is not None and data.image_shape is not None:
+    if shown is not None and data.input_shape is not None:
         pictures["gallery"] = _gallery(certificates[shown], data, labels)
         parts += [f"## Samples under `{shown}`", "![samples](gallery)"]
     parts.append("## What the certificates rest on")
@@ -116,7 +116,7 @@ def _gallery(certificate: Certificate, data: FederatedData, labels: npt.NDArray[
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
         for ax, i in zip(line, chosen, strict=False):
             row = int(certificate.indices[i])
-            ax.imshow(data.test.x[row].numpy().reshape(data.image_shape), cmap="gray_r")
+            ax.imshow(data.test_inputs[row].numpy().reshape(data.input_shape), cmap="gray_r")
             said, true = data.class_names[certificate.prediction[i]], data.class_names[labels[row]]
             radius = "" if certificate.abstained[i] else f"\nr = {certificate.radius[i]:.3g}"
             ax.set_title(said + ("" if right[i] else f" (is {true})") + radius, fontsize=8)

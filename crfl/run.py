@@ -140,13 +140,14 @@ def _measured(state: TrainingState, name: str, i: int) -> npt.NDArray[np.float64
 def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
     """The record of run i."""
     exp, data, schedule, rule = batch.experiments[i], batch.data, batch.schedules[i], batch.rules[i]
-    crew = np.array([a.client for a in batch.plans[i].crew], dtype=np.int64)
+    members, sizes = batch.plans[i].clients, batch.sizes[batch.plans[i].clients]  # a group knows only its own clients
+    crew = np.searchsorted(members, [a.client for a in batch.plans[i].crew])
     start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in HISTORY[3:])
     weights = _Shared()
     rounds = []
     for t in range(1, state.round + 1):
         stats = state.clients[t - 1][i]
-        potential = potential_weights(rule, exp.server, stats.weights, batch.sizes, crew)
+        potential = potential_weights(rule, exp.server, stats.weights, sizes, crew)
         rounds.append(
             RoundRecord(
                 round=t,
@@ -162,7 +163,10 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
                 update_clip=schedule.update_clip(t),
                 update_norms=None if stats.update_norms is None else tuple(stats.update_norms.tolist()),
                 attackers=_attackers(batch, i, t, stats, potential),
-                dropped=tuple(DroppedRecord(client, why) for client, why in sorted(stats.dropped.items())),
+                dropped=tuple(
+                    DroppedRecord(int(np.searchsorted(members, client)), why)
+                    for client, why in sorted(stats.dropped.items())
+                ),
             )
         )
     return TrainingRecord(
@@ -174,13 +178,14 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
         bias=batch.model.bias,
         optimizer="sgd",
         precision=exp.local.precision,
-        learning_rates=exp.local.learning_rates(len(data.shards)),
+        learning_rates=tuple(exp.local.learning_rates(len(data.shards))[c] for c in members),
         weight_decay=exp.local.weight_decay,
         batch_size=exp.local.batch_size,
         epochs=exp.local.epochs,
         keep_last_batch=exp.local.keep_last_batch,
-        client_names=data.client_names,
-        client_sizes=data.sizes,
+        client_names=tuple(data.client_names[c] for c in members),
+        client_sizes=tuple(sizes.tolist()),
+        smoothness=tuple(batch.smoothness[members].tolist()),
         max_feature_norm=data.max_feature_norm,
         domain=None if data.feature_map is not None else data.domain,
         norm_bound=data.norm_bound,
@@ -217,11 +222,12 @@ def _attacker(
     batch: RunBatch, i: int, t: int, attacker: Attacker, stats: ClientStats, potential: float
 ) -> AttackerRecord:
     local, client = batch.local, attacker.client
+    number = int(np.searchsorted(batch.plans[i].clients, client))
     rate = local.learning_rates(len(batch.sizes))[client]
     size, poisoned = int(batch.sizes[client]), attacker.poisoned_per_batch
     return AttackerRecord(
-        client=client,
-        weight=float(stats.weights[client]),
+        client=number,
+        weight=float(stats.weights[number]),
         potential_weight=potential,
         scale=attacker.scale,
         learning_rate=min(rate, batch.schedules[i].learning_rate_cap(t)),

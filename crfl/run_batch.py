@@ -19,16 +19,18 @@ from crfl.aggregator import ClientStats, RoundAggregator
 from crfl.algorithm import training_rounds
 from crfl.attack.plan import AttackPlan, RoundPlan
 from crfl.config import Experiment, Local
+from crfl.curvature import batch_smoothness
 from crfl.data.federated import FederatedData
 from crfl.data.load import check_fits
 from crfl.devices import resolve_device
 from crfl.engines import EngineName, make_engine
 from crfl.engines.base import local_steps
-from crfl.errors import InvalidUpdateWarning, SettingsError
+from crfl.errors import InvalidUpdateWarning, SettingsError, TrainingError
 from crfl.evaluation import Evaluation
 from crfl.models import Model, make_model
 from crfl.run import TrainingRun, finished_run
 from crfl.schedule import Schedule
+from crfl.server import norm
 from crfl.state import TrainingState
 
 IntArray = npt.NDArray[np.int64]
@@ -88,7 +90,8 @@ class RunBatch:
         """The states after each round that is still to come."""
         data = self.data.to(resolve_device(device))
         trainer = make_engine(engine, self.model, data, self.local, self.seed)
-        return training_rounds(self, state.to(device), trainer, Evaluation(self.model, data, self.experiments))
+        evaluation = None if self.groups else Evaluation(self.model, data, self.experiments)
+        return training_rounds(self, state.to(device), trainer, evaluation)
 
     def finish(self, state: TrainingState) -> list[TrainingRun]:
         """The runs that end in `state`, on the CPU."""
@@ -132,6 +135,13 @@ class RunBatch:
         steps = int(local_steps(self.sizes, self.local).max())
         return tuple(Schedule(exp, steps) for exp in self.experiments)
 
+    @cached_property
+    def smoothness(self) -> npt.NDArray[np.float64]:
+        """beta_i of each client, (N,); infinite if the loss is not convex."""
+        if not self.model.linear:
+            return np.full(len(self.sizes), np.inf)
+        return batch_smoothness(self.data, self.local, self.model.bias)
+
     def noise_stds(self, t: int) -> Tensor:
         """sigma_t of each run, (S,)."""
         return self._of_runs(lambda s: s.noise_std(t))
@@ -150,19 +160,42 @@ class RunBatch:
 
     def aggregators(self, plans: Sequence[RoundPlan], t: int, like: Tensor) -> list[RoundAggregator]:
         """One a run, empty."""
+        runs = zip(self.experiments, self.rules, self.plans, plans, self.schedules, strict=True)
         return [
             RoundAggregator(
                 round_=t,
                 server=exp.server,
                 rule=rule,
-                clients=plan.participants,
-                sizes=self.sizes,
-                attackers=list(plan.attackers),
+                members=attack.clients,
+                sizes=self.sizes[attack.clients],
+                participants=plan.participants,
+                attackers=plan.attackers,
                 update_clip=schedule.update_clip(t),
                 like=like,
             )
-            for exp, rule, plan, schedule in zip(self.experiments, self.rules, plans, self.schedules, strict=True)
+            for exp, rule, attack, plan, schedule in runs
         ]
+
+    def aggregate(self, aggregator: RoundAggregator) -> tuple[Tensor, ClientStats]:
+        """Its aggregate; a group in which that fails, whatever its clients sent, does not stop the other groups."""
+        if self.groups is None:
+            return aggregator.aggregate()
+        try:
+            return aggregator.aggregate()
+        except Exception:  # a rule may raise anything
+            return aggregator.failure()
+
+    def check_finite(self, moved: Tensor, global_models: Tensor, t: int) -> Tensor:
+        """`moved` (S, P) if it is finite. TrainingError if not; a group whose model diverges keeps that it had."""
+        diverged = ~torch.isfinite(norm(moved))
+        if not diverged.any():
+            return moved
+        if self.groups is None:
+            raise TrainingError(
+                f"round {t}: the global model is no longer finite; lower local.learning_rate (got "
+                f"{self.local.learning_rate}) or attack.scale"
+            )
+        return torch.where(diverged.unsqueeze(1), global_models, moved)
 
     def warn_of_dropped(self, clients: Sequence[ClientStats], state: TrainingState, t: int) -> None:
         """InvalidUpdateWarning of the clients dropped in round t, each of them once."""

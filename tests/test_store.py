@@ -222,7 +222,7 @@ def test_the_names_of_the_data_matter_to_training(data):
     names = tuple(map(str, range(64)))
     keys = [
         store.training_key(EXP, dataclasses.replace(data, **changes))
-        for changes in ({}, {"feature_names": names}, {"feature_names": names[::-1]}, {"image_shape": (4, 16)})
+        for changes in ({}, {"feature_names": names}, {"feature_names": names[::-1]}, {"input_shape": (4, 16)})
     ]
     assert len({key["names"] for key in keys}) == 4
 

@@ -61,15 +61,15 @@ def even_pattern(attack: Attack, data: FederatedData) -> Pattern:
 
     Places are pixels [row, column] or names of features. SettingsError if one of them is not in the data.
     """
-    places = [_place(p, data) for p in attack.trigger]
-    delta = torch.zeros(data.num_features, dtype=torch.float32)
+    places = [column for place in attack.trigger for column in _columns(place, data)]
+    delta = torch.zeros(data.num_inputs, dtype=torch.float32)
     delta[places] = attack.magnitude / math.sqrt(max(1, len(places)))
     return Pattern(delta, attack.magnitude if places else 0.0)
 
 
 def full_image(attack: Attack, data: FederatedData, generator: torch.Generator) -> Pattern:
     """A random direction over all features, of norm `attack.magnitude`; the same for every sample and attacker."""
-    direction = torch.randn(data.num_features, generator=generator, dtype=torch.float32)
+    direction = torch.randn(data.num_inputs, generator=generator, dtype=torch.float32)
     return Pattern(direction * (attack.magnitude / direction.norm()), attack.magnitude)
 
 
@@ -85,8 +85,8 @@ def edge_cases(samples: Tensor | npt.NDArray[Any]) -> TriggerFactory:
     features = torch.as_tensor(samples).float()
 
     def factory(attack: Attack, data: FederatedData, generator: torch.Generator) -> Trigger:
-        if features.dim() != 2 or features.shape[1] != data.num_features or not len(features):
-            raise DataError(f"edge cases: got shape {tuple(features.shape)}, expected (any, {data.num_features})")
+        if features.dim() != 2 or features.shape[1] != data.num_inputs or not len(features):
+            raise DataError(f"edge cases: got shape {tuple(features.shape)}, expected (any, {data.num_inputs})")
         return EdgeCases(features, float(features.norm(dim=1).max()) + data.max_feature_norm)
 
     return factory
@@ -169,19 +169,20 @@ def triggered(data: FederatedData, trigger: ValidatedTrigger, x: Tensor, rows: s
     return data.map_inputs(trigger(data.test_inputs[rows])).to(x)
 
 
-def _place(place: str | tuple[int, int], data: FederatedData) -> int:
-    """Column of a pixel or a named feature."""
+def _columns(place: str | tuple[int, int], data: FederatedData) -> list[int]:
+    """Columns of a pixel, one for each of its colours, or of a named feature."""
     if isinstance(place, str):
         if place in data.feature_names:
-            return data.feature_names.index(place)
+            return [data.feature_names.index(place)]
         allowed = "names of features" if data.feature_names else "pixels [row, column]; this data names no features"
         raise SettingsError([f"attack.trigger: got {place!r}, expected {allowed}"])
-    if data.image_shape is None:
+    if data.input_shape is None:
         raise SettingsError([f"attack.trigger: got pixel {list(place)}, expected names of features (no images here)"])
     row, column = place
-    height, width = data.image_shape
+    height, width, *colours = data.input_shape
     if row >= height or column >= width:
         raise SettingsError(
             [f"attack.trigger: got pixel {list(place)}, expected rows 0 to {height - 1}, columns 0 to {width - 1}"]
         )
-    return row * width + column
+    depth = math.prod(colours)
+    return [(row * width + column) * depth + colour for colour in range(depth)]

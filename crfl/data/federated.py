@@ -4,100 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crfl.data import arrays
+from crfl.config import Features
+from crfl.data import arrays, checks, own, sources
+from crfl.data.splits import Client, Inputs, RowSplit, Split
 from crfl.devices import resolve_device
-from crfl.errors import DataError
+from crfl.features import FeatureMap, FittedMap
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-
-@dataclass(frozen=True)
-class Split:
-    """Labelled samples: features `x` (m, d) float32 and labels `y` (m,) int64."""
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: Sequence[int] | Tensor) -> Split:
-        """The samples at the given rows."""
-        index = torch.as_tensor(rows, dtype=torch.int64)
-        return Split(self.x[index], self.y[index])
-
-    def blocks(self, size: int) -> Iterator[Split]:
-        """The samples in order, `size` at a time."""
-        return map(Split, self.x.split(size), self.y.split(size))
-
-    def to(self, device: str | torch.device) -> Split:
-        """The same samples with their tensors on `device`."""
-        return self if self.y.device == torch.device(device) else Split(self.x.to(device), self.y.to(device))
+__all__ = ["Client", "FederatedData", "Inputs", "RowSplit", "Split"]
 
 
-class RowSplit(Split):
-    """The given rows of a matrix as a split: `x` is copied when it is first asked for, `blocks` copy as they go."""
-
-    matrix: Tensor
-    rows: Tensor
-
-    @classmethod
-    def of(cls, matrix: Tensor, rows: Tensor, y: Tensor) -> RowSplit:
-        """`matrix` (n, d); `rows` (m,) int64; `y` (m,) int64, the labels of these rows."""
-        split = cls.__new__(cls)
-        vars(split).update(matrix=matrix, rows=rows, y=y)  # frozen
-        return split
-
-    @cached_property
-    def x(self) -> Tensor:
-        """(m, d)"""
-        return self.matrix[self.rows]
-
-    def blocks(self, size: int) -> Iterator[Split]:
-        """The samples in order, `size` at a time."""
-        if "x" in vars(self):
-            return super().blocks(size)
-        return (Split(self.matrix[rows], y) for rows, y in zip(self.rows.split(size), self.y.split(size), strict=True))
-
-    def take(self, rows: Sequence[int] | Tensor) -> Split:
-        """The samples at the given rows."""
-        if "x" in vars(self):
-            return super().take(rows)
-        index = torch.as_tensor(rows, dtype=torch.int64)
-        return Split(self.matrix[self.rows[index]], self.y[index])
-
-    def __reduce__(self) -> tuple[type[Split], tuple[Tensor, Tensor]]:
-        """Copies and pickles hold the samples, not the matrix."""
-        return Split, (self.x, self.y)
-
-
-@dataclass(frozen=True)
-class Client:
-    """One client's shard, as a copy in real units: `x` (n_i, d) float32, `y` (n_i,) int64."""
-
-    name: str
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FederatedData:
     """Training samples in one matrix, dealt to clients by row number, and a test split.
 
-    The features are `scale * x`: images stay in their bytes (scale = 1/255) and are never copied per client.
+    The features are `scale * x`: images stay in their bytes (scale = 1/255) and are never copied per client. With a
+    feature map, `x` and `test` hold what it makes of the inputs; triggers are planted in the inputs.
+
+    Everything is checked where the object is made. DataError says what does not fit.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.rand(6, 2), torch.arange(6) % 2
+        >>> shards = (torch.arange(0, 3), torch.arange(3, 6))
+        >>> FederatedData("custom", x, y, shards, Split(x, y), num_classes=2)
+        FederatedData 'custom': 6 training samples of 2 clients, 6 test samples, 2 features, 2 classes
     """
 
     name: str
@@ -113,85 +56,176 @@ class FederatedData:
     client_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
-    image_shape: tuple[int, int] | None = None
-    """(height, width) if the features are the pixels of an image, row by row."""
+    """Of the inputs."""
+    input_shape: tuple[int, ...] | None = None
+    """(height, width), or (height, width, 3) for colours, if the inputs are the pixels of an image, row by row."""
     domain: tuple[float, float] | None = None
-    """Declared bounds of every feature, e.g. (0, 1); poisoned samples are clamped to them."""
+    """Declared bounds of every input, e.g. (0, 1); all inputs lie in it, and poisoned ones are clamped to it."""
     notes: tuple[str, ...] = ()
     """What the loader has to say of the data, e.g. how many footer rows it skipped."""
+    partition: str | None = None
+    """How the samples were dealt out: "iid", "dirichlet" or "natural"; None: by whoever made the shards."""
+    dirichlet_alpha: float | None = None
+    """Concentration of the dirichlet partition."""
+    public_rows: Tensor | None = None
+    """Rows of `x` that belong to the server, (p,) int64: they set the feature map, and no client owns them."""
+    feature_map: FittedMap | None = None
+    """The map from inputs to features; None: the inputs are the features."""
+    origin: Inputs | None = field(default=None)
+    """What `feature_map` was applied to."""
 
     def __post_init__(self) -> None:
-        if not self.client_names:
-            object.__setattr__(self, "client_names", tuple(f"client {i}" for i in range(len(self.shards))))
-        if not self.class_names:
-            object.__setattr__(self, "class_names", tuple(map(str, range(self.num_classes))))
-        self._check_names()
+        """Fill in names and check everything. DataError says what does not fit."""
+        classes = checks.whole_number(self.num_classes, "num_classes")
+        defaults = {
+            "shards": tuple(self.shards),
+            "client_names": tuple(self.client_names) or tuple(f"client {i}" for i in range(len(self.shards))),
+            "scale": checks.positive_number(self.scale, "scale"),
+            "num_classes": classes,
+            "class_names": tuple(self.class_names) or tuple(map(str, range(classes))),
+            "domain": None if self.domain is None else checks.interval(self.domain),
+        }
+        for name, value in defaults.items():
+            object.__setattr__(self, name, value)
+        checks.check_data(self)
 
-    def _check_names(self) -> None:
-        for what, names, count in (
-            ("client_names", self.client_names, len(self.shards)),
-            ("class_names", self.class_names, self.num_classes),
-            ("feature_names", self.feature_names, self.num_features if self.feature_names else 0),
-        ):
-            if len(names) != count or len(set(names)) < count:
-                raise DataError(f"{what}: got {len(names)} ({len(set(names))} different), expected {count} different")
-        sides = self.image_shape
-        if sides is not None and (
-            len(sides) != 2
-            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sides)
-            or math.prod(sides) != self.num_features
-        ):
-            raise DataError(f"image_shape: got {sides}, expected (height, width) of {self.num_features} pixels")
+    def __repr__(self) -> str:
+        mapped = f" ({self.feature_map.name} of {self.num_inputs} inputs)" if self.feature_map else ""
+        server = f", {self.public_samples} public samples" if self.public_samples else ""
+        return (
+            f"FederatedData {self.name!r}: {sum(self.sizes)} training samples of {len(self.shards)} clients{server}, "
+            f"{len(self.test)} test samples, {self.num_features} features{mapped}, {self.num_classes} classes"
+        )
 
     @classmethod
     def from_arrays(
         cls,
         x: Any,
         y: Any,
-        test_x: Any,
-        test_y: Any,
+        x_test: Any,
+        y_test: Any,
         *,
+        clients: Any = 30,
+        partition: str | None = None,
+        dirichlet_alpha: float = 0.5,
         shards: Sequence[Any] | None = None,
+        seed: int = 0,
+        scale: float | None = None,
+        domain: tuple[float, float] | None = None,
+        features: str | Features | FeatureMap | None = None,
+        public: int = 0,
+        whiten: int | None = None,
+        norm: float | None = None,
+        cache: str | Path | None = None,
         name: str = "custom",
         num_classes: int | None = None,
-        scale: float = 1.0,
-        domain: tuple[float, float] | None = None,
         client_names: Sequence[str] = (),
         class_names: Sequence[str] = (),
         feature_names: Sequence[str] = (),
-        image_shape: tuple[int, int] | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        progress: bool = False,
     ) -> FederatedData:
         """Federated data from NumPy arrays or torch tensors.
 
-        x, y: either a list of one array for each client, or one array each with `shards`, the rows of each client, as
-        `crfl.data.iid`, `dirichlet` and `natural` deal them out. Features are (n, d), or images (n, height, width);
-        labels are (n,) integers from 0. num_classes: C; default the largest label + 1. scale: the features are
-        scale * x, also for the test samples, so that images can stay bytes. domain: declared bounds of every feature,
-        widened to the nearest float32 numbers. Arrays of uint8 or float32 are used as they are: do not change them
-        afterwards. DataError if something does not fit, among it features outside the declared domain.
-        """
-        if shards is None:
-            x, y, shards, image_shape = _per_client(x, y, image_shape)
-        train_x, shape = arrays.features(x, "x", image_shape)
-        held_out, _ = arrays.features(test_x, "test_x", shape)
-        train_y, held_out_y = arrays.labels(y, len(train_x), "y"), arrays.labels(test_y, len(held_out), "test_y")
-        if held_out.shape[1] != train_x.shape[1]:
-            raise DataError(f"test_x: got {held_out.shape[1]} features, expected {train_x.shape[1]} as in x")
-        classes = arrays.number_of_classes(num_classes, train_y, held_out_y)
-        domain = None if domain is None else arrays.interval(domain)
-        scale = arrays.factor(scale, train_x, held_out)
-        for what, features, labels in (("x", train_x, train_y), ("test_x", held_out, held_out_y)):
-            arrays.check_labels(labels, classes, what.replace("x", "y"))
-            if domain is not None:
-                arrays.check_domain(features, scale, domain, what)
-        test = Split(held_out.float() * scale if scale != 1.0 else held_out.float(), held_out_y)
-        rows = arrays.row_sets(shards, len(train_x))
-        names = tuple(client_names), tuple(class_names), tuple(feature_names)
-        return cls(name, train_x, train_y, rows, test, classes, scale, *names, shape, domain)
+        Args:
+            x: Rows (n, d), or images (n, height, width), (n, height, width, 3) or (n, 3, height, width); or a list of
+                one such array for each client. Arrays of bytes or float32 are used as they are: do not change them
+                afterwards.
+            y: Labels (n,), integers from 0; or a list of one such array for each client.
+            x_test, y_test: The test samples likewise.
+            clients: Number of clients; or the client of every sample, (n,) numbers or words.
+            partition: "iid", "dirichlet" or "natural"; by default iid for a number of clients, else natural.
+            dirichlet_alpha: Concentration of the dirichlet partition.
+            shards: The rows of each client, in place of a partition.
+            seed: Of the partition and of the choice of public samples.
+            scale: Inputs are scale * x, also those of x_test; by default 1/255 for bytes, then with domain (0, 1), and
+                1 for other numbers.
+            domain: Declared bounds of every input, widened to the nearest float32 numbers.
+            features: A feature map: a name in crfl.features.FEATURE_MAPS, a module, a function, or whole settings.
+            public: Samples that the server keeps for the statistics of the feature map.
+            whiten: Dimensions that features are whitened to.
+            norm: Radius of the ball that features are projected on.
+            cache: Folder in which features are kept from one time to the next.
+            name, num_classes, client_names, class_names, feature_names, input_shape: See the class.
+            progress: Whether to show a bar while features are made.
 
-    feature_map: Any = field(default=None, init=False)
-    norm_bound: float | None = field(default=None, init=False)
-    public_samples: int = field(default=0, init=False)
+        Raises:
+            DataError: If something does not fit, such as an input outside the declared domain.
+            SettingsError: If the settings of the feature map do not fit.
+
+        Example:
+            >>> import numpy as np
+            >>> random = np.random.default_rng(0)
+            >>> x, y = random.random((300, 4)), random.integers(0, 3, 300)
+            >>> FederatedData.from_arrays(x[:200], y[:200], x[200:], y[200:], clients=10, public=20, norm=2.0)
+            FederatedData 'custom': 180 training samples of 10 clients, 20 public samples, 100 test samples, \
+4 features (none of 4 inputs), 3 classes
+        """
+        from crfl.data.mapped import map_features  # here, because it needs this class
+
+        parted = own.joined(x, y) if shards is None else None
+        x, y, shards = (x, y, shards) if parted is None else parted
+        inputs, shape = arrays.samples(x, "x")
+        held_out, test_shape = arrays.samples(x_test, "x_test")
+        shape = own.common_shape(inputs, shape, held_out, test_shape, input_shape)
+        labels, test_labels = arrays.labels(y, len(inputs), "y"), arrays.labels(y_test, len(held_out), "y_test")
+        factor, domain = own.scaling(scale, domain, inputs, held_out)
+        settings, function = own.feature_settings(features, public, whiten, norm)
+        dealt = own.deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
+        data = cls(
+            name,
+            inputs,
+            labels,
+            dealt.shards,
+            Split(held_out.float() * factor if factor != 1.0 else held_out.float(), test_labels),
+            arrays.number_of_classes(labels, test_labels) if num_classes is None else num_classes,
+            factor,
+            tuple(client_names) or dealt.names,
+            tuple(class_names),
+            tuple(feature_names),
+            shape,
+            domain,
+            partition=dealt.partition,
+            dirichlet_alpha=dirichlet_alpha if dealt.partition == "dirichlet" else None,
+            public_rows=dealt.public,
+        )
+        return map_features(data, settings, function, None if cache is None else Path(cache), progress)
+
+    @classmethod
+    def from_dataset(cls, train: Any, test: Any, **options: Any) -> FederatedData:
+        """Federated data from two torch Datasets of (sample, label); `options` are those of `from_arrays`.
+
+        Samples are tensors, arrays or pictures; each is read once, so random transforms are drawn once.
+        """
+        return cls.from_arrays(*sources.from_dataset(train, "train"), *sources.from_dataset(test, "test"), **options)
+
+    @classmethod
+    def from_frame(
+        cls, frame: DataFrame, test: DataFrame | float = 0.2, *, label: str, client: str | None = None, **options: Any
+    ) -> FederatedData:
+        """Federated data from a pandas frame of numbers, a row a sample.
+
+        Args:
+            frame: The training samples.
+            test: The test samples, a frame with the same columns; or the share of the rows that are to be it, drawn
+                from the seed.
+            label: Column of the labels; words become classes in alphabetical order.
+            client: Column that says whose the sample is; None: dealt out as `from_arrays` does.
+            options: Those of `from_arrays`.
+        """
+        arguments, found = sources.from_frame(frame, test, label, client, options.get("seed", 0))
+        return cls.from_arrays(*arguments, **found | options)
+
+    @classmethod
+    def from_file(cls, path: str | Path, **options: Any) -> FederatedData:
+        """Federated data from a file: NPZ with x, y, x_test, y_test and perhaps clients; or CSV or Parquet.
+
+        `options` are those of `from_arrays` for NPZ, those of `from_frame` for the others.
+        """
+        read = sources.from_file(Path(path))
+        if isinstance(read, dict):
+            return cls.from_arrays(**read | options)
+        return cls.from_frame(read, **options)
 
     def label_counts(self) -> DataFrame:
         """How many training samples of which label every client has: a row a client, a column a class."""
@@ -204,6 +238,36 @@ class FederatedData:
     def num_features(self) -> int:
         """d"""
         return self.x.shape[1]
+
+    @property
+    def num_inputs(self) -> int:
+        """d_in"""
+        return self.inputs.shape[1]
+
+    @property
+    def inputs(self) -> Tensor:
+        """(n, d_in) uint8 or float32: stored inputs of the training samples; `x` without a feature map."""
+        return self.x if self.origin is None else self.origin.x
+
+    @property
+    def input_scale(self) -> float:
+        """The inputs in real units are input_scale * inputs."""
+        return self.scale if self.origin is None else self.origin.scale
+
+    @property
+    def test_inputs(self) -> Tensor:
+        """(m, d_in) float32: inputs of the test samples in real units; `test.x` without a feature map."""
+        return self.test.x if self.origin is None else self.origin.test.x
+
+    @property
+    def norm_bound(self) -> float | None:
+        """A bound on the l2 norm of every possible feature vector, rounding included; None: no bound is known."""
+        return None if self.feature_map is None else self.feature_map.norm_bound
+
+    @property
+    def public_samples(self) -> int:
+        """How many training samples belong to the server."""
+        return 0 if self.public_rows is None else len(self.public_rows)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -222,17 +286,28 @@ class FederatedData:
         """Features of the given training rows in real units, (k, d) float32."""
         return self.x[rows].float() * self.scale
 
+    def input_features(self, rows: Tensor) -> Tensor:
+        """Inputs of the given training rows in real units, (k, d_in) float32: what a trigger is planted in."""
+        return self.inputs[rows].float() * self.input_scale
+
+    def map_inputs(self, inputs: Tensor) -> Tensor:
+        """Features (m, d) float32 of inputs (m, d_in) in real units; the inputs themselves without a feature map."""
+        return inputs if self.feature_map is None else self.feature_map(inputs)
+
     def to(self, device: str | torch.device) -> FederatedData:
         """The same data with its tensors on `device`; the shards' row numbers stay on the CPU.
 
         SettingsError if PyTorch cannot use the device.
         """
         device = resolve_device(device)
-        return replace(self, x=self.x.to(device), y=self.y.to(device), test=self.test.to(device))
+        moved = {name: getattr(self, name) for name in ("x", "y", "test", "feature_map", "origin")}
+        same = object.__new__(type(self))  # it was checked already
+        vars(same).update({**vars(self), **{k: None if v is None else v.to(device) for k, v in moved.items()}})
+        return same
 
     @cached_property
     def digest(self) -> str:
-        """Name of the content: equal for equal samples, shards and test split."""
+        """Name of the content: equal for equal samples, shards, test split and feature map."""
         found = hashlib.blake2b(repr((self.scale, self.domain, self.num_classes)).encode(), digest_size=16)
 
         def add(shape: tuple[int, ...], parts: Iterable[Tensor]) -> None:
@@ -240,36 +315,23 @@ class FederatedData:
             for part in parts:
                 found.update(part.cpu().contiguous().numpy().data)
 
+        def add_split(split: Split, columns: int) -> None:
+            add((len(split), columns), (block.x for block in split.blocks(8192)))
+            add((len(split),), [split.y])
+
         for tensor in (self.x, self.y, *self.shards):
             add(tuple(tensor.shape), [tensor])
-        add((len(self.test), self.num_features), (block.x for block in self.test.blocks(8192)))
-        add((len(self.test),), [self.test.y])
+        add_split(self.test, self.num_features)
+        if self.public_rows is not None:
+            add((len(self.public_rows),), [self.public_rows])
+        if self.origin is not None and self.feature_map is not None:
+            found.update(repr((self.origin.scale, self.feature_map.settings, self.input_shape)).encode())
+            add(tuple(self.origin.x.shape), [self.origin.x])
+            add_split(self.origin.test, self.num_inputs)
         return found.hexdigest()
 
     @cached_property
     def max_feature_norm(self) -> float:
         """Largest ||x|| among the clients' training samples, in float64."""
-        largest = 0.0
-        for rows in self.shards:
-            for block in rows.split(1024):
-                largest = max(largest, float(self.x[block].double().square().sum(1).max()))
-        return self.scale * math.sqrt(largest)
-
-
-def _per_client(
-    x: Any, y: Any, image_shape: tuple[int, int] | None
-) -> tuple[Tensor, Tensor, list[Tensor], tuple[int, int] | None]:
-    """One array a client -> all samples in one, the rows of each client, and the image shape if they are images."""
-    if not isinstance(x, (list, tuple)) or not isinstance(y, (list, tuple)) or len(x) != len(y) or not x:
-        raise DataError("x, y: expected two lists of equal length, one array for each client; or arrays and shards")
-    xs = []
-    for i, values in enumerate(x):
-        client_x, image_shape = arrays.features(values, f"x[{i}]", image_shape)
-        xs.append(client_x)
-    ys = [arrays.labels(values, len(xs[i]), f"y[{i}]") for i, values in enumerate(y)]
-    widths = {values.shape[1] for values in xs}
-    if len(widths) > 1:
-        raise DataError(f"x: got clients with {sorted(widths)} features, expected the same number for all")
-    ends = np.cumsum([len(labels) for labels in ys])
-    shards = [torch.arange(int(end) - len(labels), int(end)) for end, labels in zip(ends, ys, strict=True)]
-    return torch.cat(xs), torch.cat(ys), shards, image_shape
+        blocks = torch.cat(self.shards).split(8192)
+        return self.scale * math.sqrt(max(float(self.x[rows].double().square().sum(1).max()) for rows in blocks))

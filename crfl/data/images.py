@@ -1,4 +1,4 @@
-"""MNIST and EMNIST (ByMerge): read from a folder, downloaded through torchvision if they are not there."""
+"""MNIST, EMNIST (ByMerge) and CIFAR-10: read from a folder, downloaded through torchvision if they are not there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from crfl.data.federated import Split
+from crfl.data.splits import Split
 from crfl.errors import DataError
 
 SCALE = 1 / 255

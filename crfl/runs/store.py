@@ -102,7 +102,7 @@ def training_key(
         "benign": benign,
         "checkpoints": sorted({str(round_) for round_ in checkpoints}),
         "version": version("crfl"),
-        "names": [data.client_names, data.feature_names, data.image_shape],
+        "names": [data.client_names, data.feature_names, data.input_shape],
     }
     digests = _settings(exp) | {part: _digest(value) for part, value in parts.items()}
     digests["data"] = data.digest

@@ -52,6 +52,7 @@ def make_record(rounds, **changes):
         keep_last_batch=False,
         client_names=("a", "b", "c", "d"),
         client_sizes=(15,) * 4,
+        smoothness=(12.5,) * 4,
         max_feature_norm=24**0.5,
         domain=None,
         norm_bound=None,

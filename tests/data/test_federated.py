@@ -20,8 +20,8 @@ Y = np.arange(12) % 4
 
 
 def make(**changes):
-    arguments = {"x": X, "y": Y, "test_x": X[:5], "test_y": Y[:5], "shards": [range(0, 8), range(8, 12)]} | changes
-    given = [arguments.pop(name) for name in ("x", "y", "test_x", "test_y")]
+    arguments = {"x": X, "y": Y, "x_test": X[:5], "y_test": Y[:5], "shards": [range(0, 8), range(8, 12)]} | changes
+    given = [arguments.pop(name) for name in ("x", "y", "x_test", "y_test")]
     return FederatedData.from_arrays(*given, **arguments)
 
 
@@ -51,7 +51,7 @@ def test_images_stay_bytes_and_carry_their_shape():
     for x, y, shards in ((pixels, Y[:6], [[0, 1, 2], [3, 4, 5]]), ([pixels[:3], pixels[3:]], [Y[:3], Y[3:6]], None)):
         data = FederatedData.from_arrays(x, y, pixels, Y[:6], shards=shards, scale=1 / 255, domain=(0, 1))
         assert data.x.dtype == torch.uint8
-        assert data.image_shape == (4, 5)
+        assert data.input_shape == (4, 5)
         np.testing.assert_allclose(data.clients[1].x, pixels[3:].reshape(3, 20) / 255, rtol=1e-6)
         np.testing.assert_allclose(data.test.x, pixels.reshape(6, 20) / 255, rtol=1e-6)
 
@@ -59,7 +59,7 @@ def test_images_stay_bytes_and_carry_their_shape():
 def test_a_split_of_rows_is_the_split_of_a_copy():
     x, rows = torch.from_numpy(X), torch.tensor([1, 4, 5, 9, 11])
     lazy, plain = RowSplit.of(x, rows, torch.from_numpy(Y)[rows]), Split(x[rows], torch.from_numpy(Y)[rows])
-    data = make(test_x=plain.x, test_y=plain.y)
+    data = make(x_test=plain.x, y_test=plain.y)
     assert replace(data, test=lazy).digest == data.digest
     for split in (lazy, plain):
         blocks = list(split.blocks(2))
@@ -98,15 +98,15 @@ def test_images_of_different_shapes_are_refused():
     y = [np.arange(4) % 2] * 2
     with pytest.raises(DataError, match=r"x\[1\]: got images of shape \(3, 2\), expected \(2, 3\)"):
         FederatedData.from_arrays(images, y, images[0], y[0])
-    with pytest.raises(DataError, match=r"test_x: got images of shape \(1, 6\), expected \(2, 3\)"):
+    with pytest.raises(DataError, match=r"x_test: got images of shape \(1, 6\), expected \(2, 3\)"):
         FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 1, 6), y[0])
-    assert FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 6), y[0]).image_shape == (2, 3)
+    assert FederatedData.from_arrays([images[0]] * 2, y, images[0].reshape(4, 6), y[0]).input_shape == (2, 3)
 
 
 @pytest.mark.parametrize("high", [0.1, 0.3, 0.001, 1.0, 7.0])
 def test_features_at_the_bounds_of_the_domain(high):
     """As float64, and rounded to float32, which may be beyond a bound that float32 does not have."""
-    data = make(x=np.full((12, 3), high), test_x=np.full((5, 3), -high), domain=(-high, high))
+    data = make(x=np.full((12, 3), high), x_test=np.full((5, 3), -high), domain=(-high, high))
     assert data.domain[0] <= -high
     assert high <= data.domain[1] <= high * (1 + 1e-7)
     assert float(data.x.max()) <= data.domain[1]
@@ -142,32 +142,33 @@ def changed(array, index, value):
     ("changes", "message"),
     [
         ({"x": changed(X, (3, 2), np.nan)}, "x: got nan at row 3, feature 2"),
-        ({"test_x": changed(X[:5], (1, 0), 1e39)}, "test_x: got inf at row 1, feature 0"),
+        ({"x_test": changed(X[:5], (1, 0), 1e39)}, "test.x: got inf at row 1, feature 0"),
         ({"x": changed(X, (7, 1), 1.5), "domain": (0, 1)}, "x: got 1.5 at row 7, feature 1, expected 0.0 to 1.0"),
-        ({"test_x": changed(X[:5], (4, 2), -0.5), "domain": (0, 1)}, "test_x: got -0.5 at row 4, feature 2"),
-        ({"domain": (1, 0)}, "domain: found"),
-        ({"domain": (0, math.nan)}, "domain: found"),
+        ({"x_test": changed(X[:5], (4, 2), -0.5), "domain": (0, 1)}, "test.x: got -0.5 at row 4, feature 2"),
+        ({"domain": (1, 0)}, "domain: got"),
+        ({"domain": (0, math.nan)}, "domain: got"),
         ({"scale": math.nan}, "scale: got nan"),
         ({"y": changed(Y, 2, -1)}, "y: got label -1 at row 2"),
         ({"num_classes": 3}, "y: got label 3 at row 3, expected 0 to 2"),
         ({"y": Y.astype(float)}, "y: got torch.float64"),
         ({"y": Y[:11]}, "expected 12 integers"),
-        ({"test_x": X[:5, :2]}, "test_x: got 2 features, expected 3"),
+        ({"x_test": X[:5, :2]}, "x_test: got 2 features, expected 3"),
         ({"x": X[:, 0]}, r"x: got torch.float32 of shape \(12,\)"),
         ({"x": np.full((12, 3), "a")}, "x: .*expected a NumPy array or torch tensor"),
         ({"shards": [range(0, 8), range(8, 13)]}, r"shards\[1\]: got row 12, expected 0 to 11"),
         ({"shards": [range(0, 9), range(8, 12)]}, "shards: got row 8 2 times"),
         ({"shards": [range(0, 8), []]}, r"shards\[1\]"),
         ({"shards": []}, "shards: got no clients"),
-        ({"shards": None}, "two lists of equal length"),
+        ({"shards": None}, "data.clients: got 30, expected 1 to the number of training samples = 12"),
         ({"client_names": ["a"]}, "client_names: got 1"),
         ({"class_names": ["a", "a", "b", "c"]}, "class_names: got 4 .3 different"),
         ({"feature_names": ["a"]}, "feature_names"),
-        *(({"image_shape": shape}, "image_shape") for shape in ((2, 2), (-1, -3), (1.0, 3.0), (3,))),
+        *(({"input_shape": shape}, "input_shape") for shape in ((2, 2), (-1, -3), (1.0, 3.0), (3,))),
         ({"y": changed(Y, 2, 2**31 - 1)}, "y: got label 2147483647, expected below 65536 unless num_classes"),
-        *(({"num_classes": n}, "num_classes: found") for n in (0, -1, 2.5, "3", True)),
-        *(({"scale": scale}, "scale: found") for scale in ("1", None, 0, -1.0, 1e39)),
-        *(({"domain": domain}, "domain: found") for domain in ((0,), (0, 1, 2), 5, "ab", (0, math.inf))),
+        *(({"num_classes": n}, "num_classes: got") for n in (0, -1, 2.5, "3", True)),
+        *(({"scale": scale}, "scale: got") for scale in ("1", 0, -1.0, math.inf)),
+        ({"scale": 1e39}, "x: got 9.7.*e.38 at row 4, feature 2, expected finite numbers"),
+        *(({"domain": domain}, "domain: got") for domain in ((0,), (0, 1, 2), 5, "ab", (0, math.inf))),
         ({"x": np.ma.masked_array(X, mask=X > 0.5)}, "x: got masked values"),
     ],
 )
@@ -177,7 +178,7 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 
 def test_data_must_fit_the_settings():
-    exp = Experiment(local={"batch_size": 4})
+    exp = Experiment(local={"batch_size": 4}, data={"name": "custom", "clients": 2})
     check_fits(exp, make())
     with pytest.raises(DataError, match=r"client 1 has 4 training samples.* lower local.batch_size.*data.clients"):
         check_fits(exp.override({"local.batch_size": 5}), make())

@@ -103,7 +103,7 @@ def test_all_states_pooled_and_dealt_out(folder):
     assert len(rows.unique()) == len(rows) == len(torch.cat(training)) // 10 * 10
     assert not set(rows.tolist()) & set(test.tolist())
     assert len(data.test) == len(test)
-    with pytest.raises(DataError, match=r"data.clients: got \['CT'\], allowed.*a number"):
+    with pytest.raises(DataError, match=r"data.clients: got \['CT'\], expected.*a number"):
         load_data(settings(folder, **{"data.partition": "iid", "data.clients": ["CT"]}))
 
 

@@ -83,7 +83,7 @@ def test_dirichlet_at_its_extremes():
         assert all(np.bincount(y[rows]).tolist() == [25, 25, 25] for rows in shards)
     assert sum(len(rows) > 0 for rows in dirichlet(y, 40, 1e-300, stream(0, "partition"))) <= 3
     for alpha in (0, -1, np.inf, np.nan):
-        with pytest.raises(DataError, match="alpha: found"):
+        with pytest.raises(DataError, match="alpha: got"):
             dirichlet(y, 4, alpha, stream(0, "partition"))
 
 

@@ -108,7 +108,7 @@ def poison(batch, labels, own, exp, data):
             batch[j] += own["magnitude"] * direction / direction.norm()
         else:
             for row, column in own["trigger"]:
-                batch[j, row * data.image_shape[1] + column] += own["pixel"]
+                batch[j, row * data.input_shape[1] + column] += own["pixel"]
         batch[j].clamp_(*data.domain)
         if own["labels"] == "target":
             labels[j] = own["target"]

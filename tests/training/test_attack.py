@@ -239,7 +239,7 @@ def test_a_broken_trigger_is_named(data, monkeypatch, wrong):
 
 def test_feature_triggers_by_name(data):
     names = tuple(f"f{i}" for i in range(64))
-    table = replace(data, image_shape=None, feature_names=names)
+    table = replace(data, input_shape=None, feature_names=names)
     trigger = make_trigger(BASE.override({"attack.trigger": ["f3", "f60"]}).attack, table, 0)
     changed = trigger(torch.zeros(1, 64))[0]
     assert changed.nonzero().flatten().tolist() == [3, 60]
@@ -407,7 +407,7 @@ def test_many_small_clients_equal_the_naive_loop(monkeypatch):
     x = torch.randint(0, 256, (2000, 36), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 3, (2000,), generator=generator)
     shards = torch.randperm(2000, generator=generator).split(20)
-    many = FederatedData("many", x, y, shards, Split(x[:9] / 255, y[:9]), 3, 1 / 255, image_shape=(6, 6), domain=(0, 1))
+    many = FederatedData("many", x, y, shards, Split(x[:9] / 255, y[:9]), 3, 1 / 255, input_shape=(6, 6), domain=(0, 1))
     exp = BASE.override({"data.clients": 100, "local.batch_size": 8, "attack.clients": 30, "server.rounds": 3})
     exp = exp.override({"attack.trigger": [[5, 5], [0, 0]], "server.participation": 0.8})
     params, _ = naive_rounds(exp, many)

@@ -37,7 +37,7 @@ def images(generator):
     y = torch.randint(0, 3, (len(x),), generator=generator)
     shards = torch.randperm(len(x), generator=generator).split(sizes)
     return FederatedData(
-        "custom", x, y, shards, Split(x[:9] / 255, y[:9]), 3, 1 / 255, image_shape=(6, 6), domain=(0, 1)
+        "custom", x, y, shards, Split(x[:9] / 255, y[:9]), 3, 1 / 255, input_shape=(6, 6), domain=(0, 1)
     )
 
 
@@ -174,7 +174,7 @@ def sparse(generator):
     y = torch.randint(0, 3, (len(x),), generator=generator)
     shards = torch.arange(len(x)).split(sizes)
     test = Split(torch.rand(20, 30, generator=generator), torch.randint(0, 3, (20,), generator=generator))
-    return FederatedData("custom", x, y, shards, test, 3, image_shape=(5, 6), domain=(0, 1)), has
+    return FederatedData("custom", x, y, shards, test, 3, input_shape=(5, 6), domain=(0, 1)), has
 
 
 SPARSE = BASE.override(
