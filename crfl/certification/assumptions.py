@@ -155,13 +155,14 @@ def weak_votes(bounds: ProbabilityBounds) -> Iterator[str]:
 def _coupled_statement(record: TrainingRecord, any_round: bool, model: str) -> str:
     if not record.attack_rounds:
         return NOBODY
-    attackers = [a for r in record.attack_rounds for a in r.attackers]
-    poisoners = len({a.client for a in attackers if a.update is None})
-    senders = len({a.client for a in attackers if a.update is not None})
+    senders = len({a.client for r in record.attack_rounds for a in r.attackers if a.update is not None})
+    poisoners, flipping = _poisoners(record)
     when = "any one round" if any_round else f"round {_rounds(record)}"
     parts = []
     if poisoners:
-        labels = ", and whatever labels," if _flips(record) else ""
+        labels = ""
+        if flipping:
+            labels = ", and whatever labels," if flipping == poisoners else f", and of {flipping} of them labels,"
         parts.append(
             f"whatever triggers of norm up to its radius{labels} the poisoned samples of "
             f"{_count(poisoners, 'attacker')} have in {when}"
@@ -182,10 +183,11 @@ def _attack(record: TrainingRecord, any_round: bool) -> str:
         else f"in round {_rounds(record)} only (attack_round='any' covers all)"
     )
     who = {a.client for r in record.attack_rounds for a in r.attackers}
+    poisoners, flipping = _poisoners(record)
+    labels = "labels stay" if not flipping else f"{flipping} of {poisoners} may change labels in any way"
     return (
         f"{len(who)} attackers with the weights, scale, steps and poison ratios on record attack {when}; they change "
-        "at most their poisoned samples, by triggers up to the certified magnitude"
-        + (" and by any label change." if _flips(record) else "; labels stay.")
+        f"at most their poisoned samples, by triggers up to the certified magnitude; {labels}."
     )
 
 
@@ -232,8 +234,12 @@ def _alpha(bounds: ProbabilityBounds) -> float | None:
     return None if bounds.method == "hoeffding" else bounds.alpha
 
 
-def _flips(record: TrainingRecord) -> bool:
-    return any(a.label_flip for r in record.attack_rounds for a in r.attackers)
+def _poisoners(record: TrainingRecord) -> tuple[int, int]:
+    """How many attackers poison samples, and how many of them may change labels whenever they attack."""
+    flips: dict[int, bool] = {}
+    for attacker in (a for r in record.attack_rounds for a in r.attackers if a.update is None):
+        flips[attacker.client] = flips.get(attacker.client, True) and attacker.label_flip
+    return len(flips), sum(flips.values())
 
 
 def _rounds(record: TrainingRecord) -> str:

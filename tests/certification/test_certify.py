@@ -437,6 +437,28 @@ def test_what_is_no_split_gets_a_sentence(run, data, wrong):
         crfl.certify(run, wrong(data))
 
 
+def test_what_is_no_run_gets_a_sentence(run, data):
+    for kind in ("margin", "published", "clients"):
+        with pytest.raises(CertificateError, match="run: got FederatedData, expected a TrainingRun"):
+            crfl.certify(data, run, kind=kind)
+
+
+def test_only_labels_that_may_change_are_said_to(run, data):
+    """Of two attackers one keeps the labels of its poisoned samples: its cost has no label change in it."""
+    text = crfl.certify(run, data).guarantee.statement
+    assert "whatever triggers of norm up to its radius, and whatever labels, the poisoned samples of 1 attacker" in text
+    assert "round 4" in text
+
+    def said(*flips):
+        crew = tuple(attacker(i, weight=0.1, label_flip=flip) for i, flip in enumerate(flips))
+        mixed = with_rounds(run, lambda r: replace(r, attackers=crew if r.attackers else ()))
+        return crfl.certify(mixed, data).guarantee.statement
+
+    assert "and of 1 of them labels, the poisoned samples of 2 attackers" in said(True, False)
+    assert "labels" not in said(False, False)
+    assert "whatever labels" in said(True, True)
+
+
 def test_the_default_is_the_margin(run, data):
     assert crfl.certify(run, data.test).kind == "margin"
     assert crfl.certify(run, data.test) == certify_margin(run, data.test)

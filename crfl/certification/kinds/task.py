@@ -72,6 +72,8 @@ class Task:
     @classmethod
     def of(cls, run: Run, test: Test, device: str | torch.device | None) -> Task:
         """The rows that the settings ask for; CertificateError unless the model is linear and they fit it."""
+        if not hasattr(run, "record"):
+            raise CertificateError(f"run: got {type(run).__name__}, expected a TrainingRun, such as crfl.train returns")
         record, x = run.record, _features(test)
         if not run.model.linear or any(r.start_spectral_norm is None for r in record.rounds):
             raise CertificateError(
