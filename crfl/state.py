@@ -35,15 +35,17 @@ class TrainingState:
         kept = {round_: params.to(device) for round_, params in self.checkpoints.items()}
         return TrainingState(self.params.to(device), tuple(m.to(device) for m in self.measures), self.facts, kept)
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """All of it, on the CPU, by name."""
-        # A round that is a checkpoint shares its parameters with it; a file's tensors may not share memory.
-        tensors = {
-            "params": self.params.clone(),
-            "measures": torch.stack(self.measures),
-            "facts": torch.stack(self.facts),
-        }
-        kept = {f"checkpoint {round_}": params for round_, params in self.checkpoints.items()}
+    def to_tensors(self, since: int = 0) -> dict[str, Tensor]:
+        """The parameters, and the measurements and checkpoints of the rounds after `since`, on the CPU, by name.
+
+        What was said of the rounds until then never changes: the tensors of several calls, but for "params", are put
+        together one after the other (`torch.cat`).
+        """
+        tensors = {"params": self.params}
+        if self.round > since:
+            tensors["measures"] = torch.stack(self.measures[since:])
+            tensors["facts"] = torch.stack(self.facts[since:])
+        kept = {f"checkpoint {t}": params for t, params in self.checkpoints.items() if t > since}
         return {name: t.cpu().contiguous() for name, t in (tensors | kept).items()}
 
     @classmethod

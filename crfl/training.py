@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from crfl.data.federated import FederatedData
 from crfl.models.base import Model
 from crfl.progress import bar
 from crfl.run import TrainingRun
+from crfl.runs.resume import train_in
 
 
 def train(
@@ -22,6 +24,7 @@ def train(
     benign: bool = False,
     model: Model | nn.Module | None = None,
     checkpoints: Sequence[int] = (),
+    resume_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> TrainingRun:
@@ -30,9 +33,13 @@ def train(
     `benign` trains the benign counterpart: the same seeds, batches, participants, noise and scaling, but the attackers'
     data stays clean, and those who would send a malicious update send none. `model` is a torch.nn.Module that maps
     samples (m, d) to logits (m, C), instead of softmax regression; training starts at its parameters. `checkpoints` are
-    rounds whose model is kept. Raises SettingsError or DataError if settings, data and model do not fit, TrainingError
+    rounds whose model is kept. `resume_dir` is a run folder: training that was interrupted goes on there, and a run that
+    is complete is loaded from it (see `crfl.runs.resume.train_in`). Raises SettingsError or DataError if settings, data and model do not fit, TrainingError
     if the model diverges or a round leaves no update to use. Warns (InvalidUpdateWarning) of clients that it drops.
     """
+    if resume_dir is not None:
+        batch = RunBatch((exp,), (benign,), data, tuple(checkpoints), model)
+        return train_in(resume_dir, batch, model=model, device=device, progress=progress)
     runs = train_many(
         [exp], data, benign=[benign], model=model, checkpoints=checkpoints, device=device, progress=progress
     )

@@ -29,8 +29,8 @@ from crfl.errors import SettingsError
 from crfl.progress import bar
 from crfl.run import TrainingRun
 from crfl.runs import fingerprint as own
-from crfl.runs import store
-from crfl.training import train_pair
+from crfl.runs import certificates, claim, folder as folders
+from crfl.training import train, train_pair
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Cache:
         missing = {
             folder: exp
             for folder, exp in zip(folders, experiments, strict=True)
-            if not (folder / "params.safetensors").exists()
+            if not folders.is_complete(folder)
         }
         jobs = Parallel(n_jobs=min(self.jobs, max(1, len(missing))), return_as="generator_unordered")(
             delayed(_train)(self, folder, exp, benign, checkpoints, own.own_functions(exp))
@@ -73,7 +73,7 @@ class Cache:
         for _ in bar(jobs, total=len(missing), desc="runs", unit="run", leave=False, shown=bool(missing)):
             pass
         pairs = zip(folders, experiments, strict=True)
-        return [store.load_run(folder, exp, model=self.model) for folder, exp in pairs]
+        return [folders.load_run(folder, exp, model=self.model) for folder, exp in pairs]
 
     def pair(self, exp: Experiment) -> tuple[TrainingRun, TrainingRun]:
         """A run and its benign counterpart, trained in one pass; `distance` in the run's history is theirs."""
@@ -83,13 +83,13 @@ class Cache:
             pair = train_pair(exp, self.data_of(exp), model=self.model, device=self.device)
             for run, place in reversed(list(zip(pair, places, strict=True))):
                 (place / "params.safetensors").unlink(missing_ok=True)  # left by a pair that was not finished
-                store.save_run(place, run)
-        run, benign = (store.load_run(place, exp, model=self.model) for place in places)
+                folders.save_run(place, run)
+        run, benign = (folders.load_run(place, exp, model=self.model) for place in places)
         return run, benign
 
     def folder(self, exp: Experiment, benign: bool = False, checkpoints: Sequence[int] = ()) -> Path:
         """Where the run of these settings lives."""
-        key = store.training_key(exp, self.data_of(exp), benign, checkpoints, self.model)
+        key = claim.training_key(exp, self.data_of(exp), benign, checkpoints, self.model)
         return self.root / "runs" / f"{exp.data.name}-{_digest(key)}"
 
     def data_of(self, exp: Experiment) -> FederatedData:
@@ -120,8 +120,8 @@ class Cache:
             found = smooth(
                 run.model, params, test.x, noise=settings.noise, samples=settings.samples, generator=generator
             )
-            store.save_votes(path, found)
-        return store.load_votes(path)
+            certificates.save_votes(path, found)
+        return certificates.load_votes(path)
 
 
 @dataclass(frozen=True)
