@@ -39,6 +39,14 @@ class StoreError(CrflError, RuntimeError):
     """A run folder cannot be read or written as asked."""
 
 
+class DamagedFileError(StoreError):
+    """A file of a run is missing, or is not what was written."""
+
+
+class FolderBusyError(StoreError):
+    """Somebody else writes to the run folder."""
+
+
 class InvalidUpdateWarning(UserWarning):
     """A client's update was dropped for a round because no server could use it."""
 

@@ -24,8 +24,8 @@ from crfl.certification.published import corollary1_radius
 from crfl.config import Experiment
 from crfl.errors import DataError
 from crfl.pages import page
-from crfl.runs import store
-from crfl.runs.sweeps import Cache, Sweep, dataset, sweep
+from crfl.runs.folder import versions
+from crfl.sweeps import Cache, Sweep, dataset, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ class Figure:
         figure.suptitle(self.title)
         files.save_plot(folder, self.name, axes[0][0])
         files.write_atomic(folder / "curves" / f"{self.name}.csv", self.frame().to_csv(index=False))
-        about = {"settings": self.settings, "claims": [vars(c) for c in self.claims], "versions": store.versions()}
+        about = {"settings": self.settings, "claims": [vars(c) for c in self.claims], "versions": versions()}
         strict = json.loads(json.dumps(about), parse_constant=str)  # JSON knows no infinity: "Infinity"
         files.write_atomic(folder / "curves" / f"{self.name}.json", json.dumps(strict, indent=2) + "\n")
 
@@ -141,7 +141,7 @@ class Lab:
         return exp
 
     def sweep(self, exp: Experiment, key: str, values: Sequence[Any], **options: Any) -> Sweep:
-        """`crfl.runs.sweeps.sweep` with this lab's cache and seeds."""
+        """`crfl.sweeps.sweep` with this lab's cache and seeds."""
         return sweep(self.cache, exp, key, values, seeds=self.seeds, **options)
 
     def _read(self, name: str) -> Experiment:

@@ -4,7 +4,7 @@ import numpy as np
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 ROUNDS = {"mnist": [10, 20, 40, 43, 44], "digits": [4, 8, 11]}
 CLIP_NORM = {"mnist": 3.0, "digits": 2.4}

@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, rises, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 SAMPLES = [100, 500, 1000, 2000, 5000]
 PAPER = {100: 1.145776936286624, 1000: 1.9858334424610353, 5000: 2.4410367604391863}

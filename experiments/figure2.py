@@ -4,7 +4,7 @@ import numpy as np
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, falls, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 STDS = [0.005, 0.01, 0.015, 0.02, 0.025]
 

@@ -3,7 +3,7 @@
 from crfl.cli import reproduce
 from crfl.errors import CertificateError
 from crfl.reproduction import Claim, Figure, Lab, falls, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep, dataset
+from crfl.sweeps import Sweep, dataset
 
 ATTACKERS = {"mnist": [1, 2, 3, 4], "emnist": [1, 2, 3, 4], "loan": [1, 2, 3], "digits": [1, 2, 3]}
 

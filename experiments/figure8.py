@@ -4,7 +4,7 @@ import numpy as np
 
 from crfl.cli import reproduce
 from crfl.reproduction import Figure, Lab, equal, rises, sweep_panel
-from crfl.runs.sweeps import Sweep, dataset, prefix
+from crfl.sweeps import Sweep, dataset, prefix
 
 ROUNDS = {"loan": [30, 50, 60, 80], "emnist": [20, 50, 70, 100, 130, 150], "digits": [4, 6, 8, 12]}
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 import crfl
 from crfl.cli import main
+from crfl.runs import manifest
+from tests.interrupted import interrupting
 
 SMALL = ["--set", "server.rounds=4", "--set", "attack.round=2", "--set", "smoothing.samples=100"]
 
@@ -101,14 +103,9 @@ def test_another_runs_folder_is_refused(call, config, tmp_path):
     assert "differs in seed" in result.output
 
 
-def test_interruption_says_how_to_go_on(call, config, tmp_path, monkeypatch):
-    from crfl.runs import store
-
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(store.RunBatch, "_round", interrupt)
-    result = call("run", config, *SMALL, "--out", tmp_path / "out")
+def test_interruption_says_how_to_go_on(call, config, tmp_path):
+    with interrupting(1):
+        result = call("run", config, *SMALL, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "same command goes on" in result.output
 
@@ -124,11 +121,9 @@ def finished(call, config, tmp_path):
     return out
 
 
-def test_certify_needs_no_training(call, finished, monkeypatch):
-    from crfl.runs import store
-
-    monkeypatch.setattr(store, "RunBatch", None)
-    result = call("certify", finished, "--kind", "margin", "--json")
+def test_certify_needs_no_training(call, finished):
+    with interrupting(0):
+        result = call("certify", finished, "--kind", "margin", "--json")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
     run = crfl.load_run(finished)
@@ -155,9 +150,9 @@ def test_certify_cannot_change_the_training(call, finished):
     assert "attack.scale: certifying cannot change it" in result.output
 
 
-def test_certify_wants_the_data_of_the_training(call, finished, monkeypatch):
-    path = finished / "training.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "other"}))
+def test_certify_wants_the_data_of_the_training(call, finished):
+    known = json.loads((finished / "training.json").read_text())
+    manifest.load(finished).restore({"training.json": json.dumps({**known, "data": "other"})})
     result = call("certify", finished)
     assert result.exit_code == 1
     assert "not that of the training" in result.output

@@ -41,7 +41,7 @@ def reproduce(
     matplotlib.use("Agg")
     from crfl import files
     from crfl.reproduction import Lab, report
-    from crfl.runs.sweeps import Cache
+    from crfl.sweeps import Cache
 
     home = _experiments()
     lab = Lab(Cache(out / "cache", jobs, device), home.parent / "configs", tuple(range(seeds)), smoke, data)

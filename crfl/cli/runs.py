@@ -49,7 +49,7 @@ def run(
     """
     from crfl.config import Experiment
     from crfl.data.load import load_data
-    from crfl.runs import store
+    from crfl.training import train
 
     exp = Experiment.from_yaml(config).override(changes)
     name = f"{config.stem}-{hashlib.blake2b(exp.to_yaml().encode(), digest_size=4).hexdigest()}"
@@ -58,7 +58,7 @@ def run(
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
     try:
-        result = store.train(folder, exp, data, checkpoints=checkpoints, device=device, progress=True)
+        result = train(exp, data, checkpoints=checkpoints, device=device, progress=True, resume_dir=folder)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
@@ -93,17 +93,18 @@ def certify(
     """
     from crfl.data.load import load_data
     from crfl.errors import SettingsError
-    from crfl.runs import store
+    from crfl.runs.claim import check_data
+    from crfl.runs.folder import load_run
 
     wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
     if wrong:
         raise SettingsError(
             [f"{key}: certifying cannot change it; it is part of the training" for key in wrong], "--set"
         )
-    result = store.load_run(folder)
+    result = load_run(folder)
     result = replace(result, experiment=result.experiment.override(changes))
     data = load_data(result.experiment)
-    store.check_data(folder, data)
+    check_data(folder, data)
     chosen = {"kind": kind, "bounds": bounds, "attack_round": "any" if any_round else None}
     _certify(folder, result, data, [{k: v for k, v in chosen.items() if v}], device, as_json)
 
@@ -116,9 +117,9 @@ def plot(folder: Path) -> None:
     \b
     crfl plot runs/demo
     """
-    from crfl.runs import store
+    from crfl.runs.folder import load_run
 
-    result = store.load_run(folder)
+    result = load_run(folder)
     for path in _draw(folder, result):
         click.echo(path)
 
@@ -137,11 +138,12 @@ def report(folder: Path) -> None:
     from crfl import files
     from crfl.data.load import load_data
     from crfl.report import run_report
-    from crfl.runs import store
+    from crfl.runs.claim import check_data
+    from crfl.runs.folder import load_run
 
-    result = store.load_run(folder)
+    result = load_run(folder)
     data = load_data(result.experiment)
-    store.check_data(folder, data)
+    check_data(folder, data)
     files.write_atomic(folder / "report.html", run_report(result, data))
     click.echo(folder / "report.html")
 
@@ -158,7 +160,7 @@ def _certify(
     from crfl.attack.triggers import backdoored
     from crfl.certification.certify import certify
     from crfl.errors import CertificateError
-    from crfl.runs import store
+    from crfl.runs.certificates import save_certificate
 
     attacked = result.experiment.attack.active
     splits = {"clean": data.test} | ({"backdoored": backdoored(result.experiment, data)} if attacked else {})
@@ -176,7 +178,7 @@ def _certify(
             notes.append(f"{name}: {error}")
             continue
         for which, certificate in certificates.items():
-            store.save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, result.experiment)
+            save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, result.experiment)
         tables.append(_table(name, certificates, splits))
         notes += [f"{name}: {warning}" for warning in certificates["clean"].warnings]
     _draw(folder, result)
@@ -210,13 +212,13 @@ def _draw(folder: Path, result: TrainingRun) -> list[Path]:
 
     matplotlib.use("Agg")
     import numpy as np
-    import pandas as pd
 
     from crfl import files, plots
     from crfl.certification import metrics
+    from crfl.runs.certificates import load_certificates
 
     drawn = {"training": plots.training(result.history, [r.round for r in result.record.attack_rounds])}
-    frames = {p.stem: pd.read_csv(p) for p in sorted((folder / "certificates").glob("*.csv"))}
+    frames = {name: frame for name, (frame, _) in load_certificates(folder).items()}
     for kind in sorted({name.rsplit("-", 1)[0] for name in frames}):
         mine = {name.rsplit("-", 1)[1]: f for name, f in frames.items() if name.rsplit("-", 1)[0] == kind}
         radii = plots.radius_grid(*(f["radius"].to_numpy() for f in mine.values()))
