@@ -253,7 +253,7 @@ def test_certificates_and_votes_survive(data, tmp_path):
     assert frame["radius"].tolist() == pytest.approx(certificate.radius.tolist(), rel=1e-12)
     about = json.loads((place / "published.json").read_text())
     assert about["kind"] == "published"
-    assert (about["seed"], about["smoothing"]) == (0, run.experiment.smoothing.model_dump())
+    assert (about["seed"], about["smoothing"]) == (0, run.experiment.smoothing.to_dict())
     assert tuple(about["assumptions"]) == certificate.assumptions
     votes = store.load_votes(place / "published.votes.safetensors")
     assert (votes.counts == certificate.votes.counts).all()

@@ -197,7 +197,7 @@ def save_certificate(
         "assumptions": list(certificate.assumptions),
         "warnings": list(certificate.warnings),
         "seed": exp and exp.seed,
-        "smoothing": exp and exp.smoothing.model_dump(),
+        "smoothing": exp and exp.smoothing.to_dict(),
         "crfl": versions()["crfl"],
     }
     write_atomic(place / f"{name}.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
