@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from crfl.config import Experiment
 from crfl.errors import DamagedFileError, StoreError
 from crfl.files import digest, format_columns, pack_tensors, parse_columns, parse_json, unpack_tensors
-from crfl.models.base import Model
 from crfl.models import make_model
+from crfl.models.base import Model
 from crfl.record import TrainingRecord
 from crfl.run import Columns, TrainingRun
 from crfl.runs import claim, manifest, plausibility, record_file
@@ -75,6 +75,7 @@ def run_files(run: TrainingRun) -> dict[str, bytes]:
         "model": run.model.name,
         "num_features": run.model.num_features,
         "num_classes": run.model.num_classes,
+        "bias": run.model.bias,
     }
     kept = {
         f"checkpoints/round-{round_:05d}.safetensors": pack_tensors({"params": params}, **about)
@@ -130,7 +131,7 @@ def load_run(
     folder = Path(folder)
     files = open_run(folder)
     exp, record, columns, about, params, kept = check_run(files, exp)
-    trained = make_model(model, about["num_features"], about["num_classes"])
+    trained = make_model(model, about["num_features"], about["num_classes"], about["bias"])
     if (trained.name, trained.num_params) != (about["model"], params.numel()):
         raise StoreError(
             f"{folder}: got the model {trained.name!r} with {trained.num_params} parameters, expected that of the run, "
@@ -198,7 +199,7 @@ def open_run(folder: Path) -> Manifest:
 def read_params(files: Manifest, name: str) -> tuple[Tensor, dict[str, Any]]:
     """Parameters (P,) of a model, and what it is."""
     tensors, about = unpack_tensors(files.read(name), files.folder / name)
-    if "params" not in tensors or not {"model", "num_features", "num_classes"} <= about.keys():
+    if "params" not in tensors or not {"model", "num_features", "num_classes", "bias"} <= about.keys():
         raise DamagedFileError(f"{files.folder / name}: holds no model of a run")
     return tensors["params"], about
 
