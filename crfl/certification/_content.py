@@ -28,7 +28,7 @@ class Content:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal: arrays and tensors by dtype, shape and content, dataclasses and containers by parts."""
+    """Whether two values are equal: arrays and tensors by dtype, shape and content, others by their parts."""
     if a is b:
         return True
     if type(a) is not type(b):

@@ -71,7 +71,7 @@ def _published_broken(record: TrainingRecord, attack: RoundRecord, clip_norm: fl
 def coupled(
     record: TrainingRecord, *, any_round: bool, slack: float, bounds: ProbabilityBounds | None = None
 ) -> Guarantee:
-    """A coupling certificate, of the margin or, with `bounds`, of the smoothed vote. `slack`: part of Delta for rounding."""
+    """A coupling certificate, of the margin or, with `bounds`, of the smoothed vote; `slack` is Delta's for rounding."""
     rounding = rounding_of(record)
     return Guarantee(
         _coupled_statement(record, any_round, "smoothed model" if bounds else "model"),
@@ -114,8 +114,8 @@ def clients(record: TrainingRecord, *, slack: float) -> Guarantee:
 ROUNDING_IN_DELTA: dict[Rounding, str] = {
     "modelled": "Training rounds in float32: Delta includes {:.2g} for it, by a model of rounding and by measurement, "
     "not by proof.",
-    "proved": "Training and certification round in float64: Delta includes {:.2g} for it, a bound that is proved for any "
-    "order of summation.",
+    "proved": "Training and certification round in float64: Delta includes {:.2g} for it, a bound that is proved for "
+    "any order of summation.",
 }
 
 
@@ -127,7 +127,7 @@ def rounding_of(record: TrainingRecord) -> Rounding:
 def nothing_certified(
     bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float
 ) -> tuple[str, ...]:
-    """What keeps a coupling certificate from meaning much: `budget` (m,) of the samples, `least` Delta at strength 0."""
+    """Why a coupling certificate means little: `budget` (m,) of the samples, `least` is Delta at strength 0."""
     found = [] if bounds is None else list(weak_votes(bounds))
     if len(budget) and not least < budget.max():
         found.append(
@@ -163,8 +163,8 @@ def _coupled_statement(record: TrainingRecord, any_round: bool, model: str) -> s
     if poisoners:
         labels = ", and whatever labels," if _flips(record) else ""
         parts.append(
-            f"whatever triggers of norm up to its radius{labels} the poisoned samples of {_count(poisoners, 'attacker')} "
-            f"have in {when}"
+            f"whatever triggers of norm up to its radius{labels} the poisoned samples of "
+            f"{_count(poisoners, 'attacker')} have in {when}"
         )
     if senders:
         parts.append(

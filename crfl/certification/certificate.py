@@ -1,7 +1,7 @@
 """Certificate: what is guaranteed for each prediction, against whom, and up to which strength of the attack.
 
-A certificate of any kind is a `Certificate`. Its strengths are radii (`RadiusCertificate` in radius.py: how far triggers
-may move a sample) or counts (`ClientCertificate`: how many clients may be malicious in every round).
+A certificate of any kind is a `Certificate`. Its strengths are radii (`RadiusCertificate` in radius.py: how far
+triggers may move a sample) or counts (`ClientCertificate`: how many clients may be malicious in every round).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Certificate(Content, ABC):
         return metrics.certified_accuracy(labels == self.prediction, self.abstained, self.strength, strengths)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each certified sample: index, prediction, the strength by its name, abstained, and what is behind."""
+        """A row for each certified sample: index, prediction, the strength by its name, abstained, and more."""
         import pandas as pd
 
         columns = {"index": self.indices, "prediction": self.prediction, self.strength_name: self.strength}

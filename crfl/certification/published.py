@@ -167,7 +167,7 @@ def corollary1_radius(
     log_contraction: npt.ArrayLike = 0.0,
     logs: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> Result:
-    """RAD = sqrt(eps(pA, pB) sigma^2 / (2 R L_Z^2 sum_i s_i^2 prod)) (Corollary 1): the largest magnitude common to all.
+    """RAD = sqrt(eps(pA, pB) sigma^2 / (2 R L_Z^2 sum_i s_i^2 prod)): the largest common magnitude (Corollary 1).
 
     Args:
         p_a: pA (m,) or a number, as for `kl_budget`.

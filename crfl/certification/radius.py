@@ -55,7 +55,7 @@ class RadiusCertificate(Certificate):
 
     @property
     def input_radius(self) -> FloatArray | None:
-        """The radius in the space of the inputs: radius / L for a map with Lipschitz constant L; None if L is unknown."""
+        """The radius in the space of the inputs: radius / L, L the map's Lipschitz constant; None if it is unknown."""
         if self.radius_space == "input":
             return self.radius
         lipschitz = self.scenario.record.lipschitz

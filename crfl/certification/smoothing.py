@@ -59,8 +59,8 @@ def smooth(
     """Algorithm 2: M noisy models N(params, noise^2 I), drawn once, predict every sample.
 
     The draws depend neither on the test samples nor on the blocks in which the work is done. Memory, whatever M and m
-    are: BLOCK_BYTES for the models and a few MiB for logits; for modules the activations of a few models on BLOCK_SAMPLES
-    samples.
+    are: BLOCK_BYTES for the models and a few MiB for logits; for modules the activations of a few models on
+    BLOCK_SAMPLES samples.
 
     Args:
         model: Softmax regression or any other, e.g. the ModuleModel of an nn.Module.

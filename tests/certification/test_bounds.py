@@ -65,7 +65,7 @@ PROBABILITIES = {
 @pytest.mark.parametrize("samples", [1, 2, 5, 12])
 @pytest.mark.parametrize("alpha", [0.3, 0.05])
 def test_proposition_14_by_enumeration(classes, samples, alpha):
-    """Whatever class is chosen, all possible votes with wrong bounds have probability alpha at most, abstained or not."""
+    """Whatever class is chosen, the votes with wrong bounds have probability alpha at most, abstained or not."""
     counts = np.array([c for c in itertools.product(range(samples + 1), repeat=classes) if sum(c) == samples])
     for p, chosen in itertools.product(PROBABILITIES[classes], range(classes)):
         selection = np.zeros_like(counts)

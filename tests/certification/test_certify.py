@@ -11,6 +11,7 @@ import torch
 import crfl
 from crfl.certification import corollary1_radius, exact_bounds, lemma1_lipschitz, margin_budget
 from crfl.certification.certify import certify_margin
+from crfl.certification.coupling.clients import ClientScenario
 from crfl.certification.smoothing import smooth
 from crfl.errors import CertificateError, CertificateWarning, SettingsError
 from crfl.rng import stream
@@ -371,7 +372,7 @@ def test_refusals_name_the_reason(run, data):
 @pytest.mark.parametrize("kind", ["published", "smoothing", "margin", "clients"])
 def test_other_models_are_refused_with_what_holds_for_them(run, data, kind):
     module = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
-    other = crfl.train(EXP.override({"server.rounds": 5}), data, model=module)
+    other = crfl.train(EXP.override({"server.rounds": 1, "attack.round": 1}), data, model=module)
     with pytest.raises(
         CertificateError, match=r"the model is module Sequential.*softmax regression only.*smoothing_budget"
     ):
@@ -486,6 +487,60 @@ def test_malicious_client_rounds(data):
         crfl.certify(crfl.train(EXP, data), data.test, kind="margin").max_malicious()
     with pytest.raises(CertificateError, match="use kind 'margin'"):
         crfl.certify(clipped, data.test, kind="published").max_malicious()
+
+
+MANY = crfl.Experiment().override(
+    {
+        "data.clients": 700,
+        "local.batch_size": 2,
+        "local.learning_rate": 0.15,
+        "server.clip.start": 50.0,
+        "server.noise": 1e-4,
+        "server.decay": 0.3,
+        "server.update_clip": 0.8,
+        "attack.round": None,
+    }
+)
+"""700 clients of two samples, whose updates of one step the clip of 0.8 never reaches."""
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    data = crfl.load_data(MANY)
+    return crfl.train(MANY, data), data
+
+
+def test_clients_by_hand(crowd):
+    """The largest m whose Delta lies below the margin's budget."""
+    run, data = crowd
+    cert, scenario = crfl.certify(run, data, kind="clients"), ClientScenario(run.record)
+    budget = crfl.certify(run, data).budget
+    costs = np.array([scenario.cost(m) for m in range(1, 6)])
+    expected = (costs < budget[:, None]).sum(axis=1)
+    np.testing.assert_array_equal(cert.malicious_clients, expected)
+    np.testing.assert_array_equal(cert.prediction, run.predict(data.test.x))
+    assert cert.certified_accuracy(data.test.y, 1) > 0.4
+    assert (cert.kind, cert.strength_name) == ("clients", "malicious_clients")
+    assert "whatever so many of the 700 clients send" in cert.summary()
+
+
+@pytest.mark.parametrize(("malicious", "update"), [(1, "sign_flip"), (2, "gaussian")])
+def test_clients_that_send_anything_change_nothing_that_is_certified(crowd, malicious, update):
+    """Huge updates in every round; the clip shortens them to 0.8. Certified from either run's record."""
+    run, data = crowd
+    changes = {"attack.round": 1, "attack.every": 1, "attack.clients": malicious}
+    attacked = crfl.train(MANY.override({**changes, "attack.update": update, "attack.scale": 1e6}), data)
+    before, after = run.predict(data.test.x), attacked.predict(data.test.x)
+    assert not torch.equal(run.params, attacked.params)
+    for known in (run, attacked):
+        held = crfl.certify(known, data, kind="clients").malicious_clients >= malicious
+        assert held.any()
+        assert (before == after)[held].all()
+
+
+def test_clients_need_clipped_updates(run, data):
+    with pytest.raises(CertificateError, match=r"kind 'clients' does not hold .*server\.update_clip"):
+        crfl.certify(run, data, kind="clients")
 
 
 def test_exact_probabilities_of_a_run(run, data):

@@ -28,6 +28,15 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
 
     Raises:
         CertificateError: the certificate does not hold for the run; it names every reason.
+
+    Example:
+        >>> import crfl
+        >>> settings = {"data.clients": 700, "local.batch_size": 2, "local.learning_rate": 0.15, "attack.round": None}
+        >>> defence = {"server.update_clip": 0.8, "server.decay": 0.3, "server.clip.start": 50, "server.noise": 1e-4}
+        >>> data = crfl.load_data(exp := crfl.Experiment().override({**settings, **defence}))
+        >>> cert = certify_clients(crfl.train(exp, data), data)
+        >>> cert.certified_accuracy(data.test.y, [0, 1, 2]).round(1)
+        array([0.9, 0.5, 0.1])
     """
     task, record = Task.of(run, test, device), run.record
     check_clients(record)

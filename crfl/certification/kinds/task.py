@@ -71,14 +71,14 @@ class Task:
 
     @classmethod
     def of(cls, run: Run, test: Test, device: str | torch.device | None) -> Task:
-        """The rows that the settings ask for, all by default; CertificateError unless the model is linear and they fit it."""
+        """The rows that the settings ask for; CertificateError unless the model is linear and they fit it."""
         record, x = run.record, _features(test)
         if not run.model.linear or any(r.start_spectral_norm is None for r in record.rounds):
             raise CertificateError(
-                f"the model is {record.model}: Lemma 1, the margin and the coupling argument hold for softmax regression "
-                "only. For other models: votes by `smooth`, bounds on them, `smoothing_budget` for the distance in "
-                "parameter space that changes no vote, `corollary1_radius` with a Lipschitz constant of your own, or an "
-                "ensemble"
+                f"the model is {record.model}: Lemma 1, the margin and the coupling argument hold for softmax "
+                "regression only. For other models: an ensemble; or votes by `smooth`, bounds on them, "
+                "`smoothing_budget` for the distance in parameter space that changes no vote, and `corollary1_radius` "
+                "with a Lipschitz constant of your own"
             )
         if run.model.bias != record.bias:
             raise CertificateError(f"model: got bias {run.model.bias}, expected {record.bias}, as on record")
@@ -101,7 +101,7 @@ class Task:
     def bounds(
         self, method: Method, votes: VoteCounts | None, simultaneous: bool, progress: bool
     ) -> tuple[ProbabilityBounds, VoteCounts | None]:
-        """Bounds on the class probabilities of the smoothed model, and the votes behind them, which `votes` may give."""
+        """Bounds on the class probabilities of the smoothed model, and the votes behind them."""
         settings = self.run.experiment.smoothing
         one_of("bounds", method, get_args(Method))
         if simultaneous and method != "clopper_pearson":
@@ -129,7 +129,7 @@ class Task:
         )
 
     def _checked(self, votes: VoteCounts) -> VoteCounts:
-        """Votes given by the caller, for the certified rows; CertificateError if they cannot be of this run and test."""
+        """Votes of the caller, for the certified rows; CertificateError if they cannot be of this run and test."""
         noise, classes = self.run.experiment.smoothing.noise, self.run.record.num_classes
         if votes.noise != noise:
             raise CertificateError(f"votes: got noise {votes.noise:g}, expected smoothing.noise = {noise:g}")
@@ -157,8 +157,8 @@ def check_attack_round(run: Run, attack_round: object) -> bool:
         raise CertificateError(f"attack_round: got {attack_round!r}, expected 'any', or None for that on record")
     if run.experiment.attack.force_participation and run.experiment.server.participation < 1:
         raise CertificateError(
-            "attack_round: got 'any', expected None: under attack.force_participation the attackers bring themselves in, "
-            "in whatever round they attack, but who took part in the other rounds is as on record"
+            "attack_round: got 'any', expected None: under attack.force_participation the attackers bring themselves "
+            "in, in whatever round they attack, but who took part in the other rounds is as on record"
         )
     return True
 
@@ -171,8 +171,8 @@ def _features(test: Any) -> Tensor:
         return x
     shape = f" of shape {tuple(test.shape)}" if hasattr(test, "shape") else ""
     raise CertificateError(
-        f"test: got {type(test).__name__}{shape}, expected a split of samples with features x (m, d), such as data.test, "
-        "or FederatedData, whose test split is then certified"
+        f"test: got {type(test).__name__}{shape}, expected a split of samples with features x (m, d), such as "
+        "data.test, or FederatedData, whose test split is then certified"
     )
 
 
