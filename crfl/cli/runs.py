@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 KINDS = ("published", "smoothing", "margin")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
-RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Radii of the table on the screen."""
 
 
 @click.command()
@@ -131,18 +129,24 @@ def report(folder: Path) -> None:
     \b
     crfl report runs/demo
     """
+    from datetime import datetime
+
     import matplotlib
 
     matplotlib.use("Agg")
     from crfl import files
     from crfl.data.load import load_data
-    from crfl.report import run_report
+    from crfl.report import read_certificates, run_report
     from crfl.runs import store
 
     result = store.load_run(folder)
     data = load_data(result.experiment)
     store.check_data(folder, data)
-    files.write_atomic(folder / "report.html", run_report(result, data))
+    when = datetime.fromtimestamp((folder / "params.safetensors").stat().st_mtime)
+    versions = files.read_json(folder / "versions.json")
+    name, found = folder.resolve().name, read_certificates(folder)
+    html = run_report(result, data, found, name=name, when=when, versions=versions)
+    files.write_atomic(folder / "report.html", html)
     click.echo(folder / "report.html")
 
 
@@ -192,6 +196,8 @@ def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Sp
     """Certified accuracy and rate of each test set at a few radii."""
     import pandas as pd
 
+    from crfl.report import RADII
+
     rows: list[dict[str, object]] = []
     for which, certificate in certificates.items():
         for curve, values in (
@@ -205,28 +211,18 @@ def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Sp
 
 
 def _draw(folder: Path, result: TrainingRun) -> list[Path]:
-    """Every plot of a run folder, from its history and its certificates' CSV files."""
+    """Every plot of a run folder, from its history and its certificates."""
     import matplotlib
 
     matplotlib.use("Agg")
-    import numpy as np
-    import pandas as pd
-
     from crfl import files, plots
-    from crfl.certification import metrics
+    from crfl.report import read_certificates
 
     drawn = {"training": plots.training(result.history, [r.round for r in result.record.attack_rounds])}
-    frames = {p.stem: pd.read_csv(p) for p in sorted((folder / "certificates").glob("*.csv"))}
-    for kind in sorted({name.rsplit("-", 1)[0] for name in frames}):
-        mine = {name.rsplit("-", 1)[1]: f for name, f in frames.items() if name.rsplit("-", 1)[0] == kind}
-        radii = plots.radius_grid(*(f["radius"].to_numpy() for f in mine.values()))
-        accuracy, rate = {}, {}
-        for which, frame in sorted(mine.items(), reverse=True):
-            radius, abstained = frame["radius"].to_numpy(), frame["abstained"].to_numpy()
-            correct = (frame["prediction"] == frame["label"]).to_numpy()
-            label = f"{which} test set"
-            accuracy[label] = (radii, metrics.certified_accuracy(correct, abstained, radius, radii)[np.newaxis], "-")
-            rate[label] = (radii, metrics.certified_rate(radius, radii)[np.newaxis], "-")
-        drawn[f"{kind}-certified-accuracy"] = plots.curves(accuracy, plots.RADIUS, "certified accuracy")
-        drawn[f"{kind}-certified-rate"] = plots.curves(rate, plots.RADIUS, "certified rate")
+    found = read_certificates(folder)
+    for title in dict.fromkeys(c.title for c in found):
+        mine = {f"{c.split} test set": c for c in reversed(found) if c.title == title}
+        accuracy = plots.certified_accuracy({label: (c, c.labels) for label, c in mine.items()})
+        drawn[f"{title}-certified-accuracy"] = accuracy
+        drawn[f"{title}-certified-rate"] = plots.certified_rate(mine)
     return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]
