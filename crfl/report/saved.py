@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,23 @@ class SavedCertificate:
             certificate.assumptions,
             certificate.warnings,
             about,
+        )
+
+    @classmethod
+    def from_files(cls, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> SavedCertificate:
+        """A certificate from its table and what its JSON file says; StoreError if the table is none of a certificate."""
+        needed = {"index", "label", "prediction", "abstained"}
+        if not needed <= set(frame.columns) or not set(STRENGTHS) & set(frame.columns):
+            raise StoreError(f"{name}.csv: got columns {list(frame.columns)[:8]}, expected those of a certificate")
+        axis = "malicious clients" if "malicious_clients" in frame else "radius $r$ (l2 norm of the trigger)"
+        return cls(
+            name=name,
+            frame=frame,
+            label=str(about.get("label", about.get("kind", name))),
+            strength_label=str(about.get("strength_label", axis)),
+            assumptions=_sentences(about, "assumptions"),
+            warnings=_sentences(about, "warnings"),
+            statement=str(about.get("statement", "")),
         )
 
     @property
@@ -107,27 +125,14 @@ def read_certificates(folder: str | Path) -> tuple[SavedCertificate, ...]:
 
 
 def _read(path: Path) -> SavedCertificate:
-    about = files.read_json(path)
     table = path.with_suffix(".csv")
     try:
         frame = pd.read_csv(table)
     except (OSError, ValueError) as error:
         raise StoreError(f"{table}: cannot be read as a certificate ({error})") from None
-    needed = {"index", "label", "prediction", "abstained"}
-    if not needed <= set(frame.columns) or not set(STRENGTHS) & set(frame.columns):
-        raise StoreError(f"{table}: got columns {list(frame.columns)[:8]}, expected those of a certificate")
-    clients = "malicious_clients" in frame
-    return SavedCertificate(
-        name=path.stem,
-        frame=frame,
-        label=str(about.get("label", about.get("kind", path.stem))),
-        strength_label=str(about.get("strength_label", "malicious clients" if clients else "radius $r$")),
-        assumptions=_sentences(about, "assumptions"),
-        warnings=_sentences(about, "warnings"),
-        statement=str(about.get("statement", "")),
-    )
+    return SavedCertificate.from_files(path.stem, frame, files.read_json(path))
 
 
-def _sentences(about: dict[str, Any], key: str) -> tuple[str, ...]:
+def _sentences(about: Mapping[str, Any], key: str) -> tuple[str, ...]:
     found = about.get(key, [])
     return tuple(map(str, found)) if isinstance(found, list) else ()

@@ -120,7 +120,7 @@ def sweep_panel(found: Sweep, label: Callable[[Any], str], rate: bool = False) -
     heights = (found.certified_rate if rate else found.certified_accuracy)(radii)
     curves = {label(v): (radii, heights[i]) for i, v in enumerate(found.values)}
     certificates = [c for group in found.certificates for c in group]
-    endless = any(np.isinf(c.radius).any() for c in certificates)
+    endless = any(np.isinf(c.strength).any() for c in certificates)
     ylabel = "certified rate" if rate else "certified accuracy"
     return Panel(_kind(certificates), plots.strength_label(certificates), ylabel, curves, endless=endless)
 
@@ -136,7 +136,7 @@ def _kind(certificates: Sequence[Certificate]) -> str:
 
 def _largest(found: Sweep) -> float:
     finite = [
-        r for group in found.certificates for c in group for r in [c.radius[np.isfinite(c.radius)].max(initial=0)]
+        r for group in found.certificates for c in group for r in [c.strength[np.isfinite(c.strength)].max(initial=0)]
     ]
     return 1.05 * float(max(finite)) or 1.0
 
