@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crfl.attack.triggers import backdoored
+from crfl.attack.triggers import make_trigger
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import CrflError
@@ -28,21 +28,22 @@ def trigger_blocks(exp: Experiment, data: FederatedData) -> list[Block]:
         return []
     heading = Heading("Trigger")
     try:
-        changed = backdoored(exp, data)
+        trigger = make_trigger(exp.attack, data, exp.seed)
     except CrflError as error:
         return [heading, Paragraph(f"Not shown: {error}")]
-    clean, after = data.test.x.numpy().astype(np.float64), changed.x.numpy().astype(np.float64)
+    clean = data.test_inputs.double().numpy()
+    after = trigger(data.test_inputs).double().numpy()
     norms = np.linalg.norm(after - clean, axis=1)
     told = Paragraph(
         f"On test samples the trigger has an l2 norm of {norms.mean():.4g} on average, {norms.max():.4g} at most."
     )
-    if data.image_shape is None:
+    if data.input_shape is None:
         return [heading, told, Table(_changes(after - clean, data))]
     samples = []
     for i in np.flatnonzero(data.test.y.numpy() != exp.attack.target)[:EXAMPLES]:
-        samples.append((sample_png(clean[i], data.image_shape, data.domain), "clean"))
-        samples.append((sample_png(after[i], data.image_shape, data.domain), "with the trigger"))
-        samples.append((sample_png(after[i] - clean[i], data.image_shape, signed=True), "change, enlarged"))
+        samples.append((sample_png(clean[i], data.input_shape, data.domain), "clean"))
+        samples.append((sample_png(after[i], data.input_shape, data.domain), "with the trigger"))
+        samples.append((sample_png(after[i] - clean[i], data.input_shape, signed=True), "change, enlarged"))
     return [heading, told, Gallery(samples)]
 
 
@@ -70,8 +71,8 @@ def _sample(certificate: SavedCertificate, data: FederatedData, i: int) -> tuple
             lines.append("any content" if np.isinf(value) else f"r = {value:.3g}")
         else:
             lines.append(f"{value:g} client" + ("" if value == 1 else "s"))
-    assert data.image_shape is not None
-    return sample_png(data.test.x[int(row["index"])].numpy(), data.image_shape, data.domain), "\n".join(lines)
+    assert data.input_shape is not None
+    return sample_png(data.test_inputs[int(row["index"])].numpy(), data.input_shape, data.domain), "\n".join(lines)
 
 
 def _name(data: FederatedData, label: int) -> str:
@@ -84,5 +85,5 @@ def _changes(change: npt.NDArray[np.float64], data: FederatedData) -> pd.DataFra
     mean = change.mean(0)
     order = np.argsort(-np.abs(mean), kind="stable")[:GALLERY]
     order = order[mean[order] != 0]
-    names = data.feature_names or tuple(f"feature {i}" for i in range(data.num_features))
+    names = data.feature_names or tuple(f"feature {i}" for i in range(data.num_inputs))
     return pd.DataFrame({"feature": [names[i] for i in order], "mean change": mean[order]})

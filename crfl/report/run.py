@@ -65,7 +65,7 @@ def run_report(
     blocks += _certified(certificates)
     shown = next((c for c in certificates if c.split == "clean" and not c.warnings), None)
     shown = shown or next((c for c in certificates if c.split == "clean"), None)
-    if shown is not None and data.image_shape is not None:
+    if shown is not None and data.input_shape is not None:
         blocks.append(Heading(f"Samples under {shown.title}"))
         for row, samples in sample_gallery(shown, data).items():
             blocks += [Heading(row, 3), Gallery(samples)]
