@@ -24,11 +24,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "appendix-alpha",
-            "Failure probability",
+            "Appendix: failure probability of the bounds",
             exp,
             "smoothing.alpha",
             ALPHAS,
-            lambda a: f"$\\alpha$ = {a:g}",
+            lambda a: f"alpha = {a:g}",
             claims,
             sound=False,
         )

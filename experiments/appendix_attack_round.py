@@ -31,11 +31,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "appendix-attack-round",
-            "Attack round",
+            "Appendix: attack round",
             exp,
             "attack.round",
             ROUNDS[name],
-            lambda t: f"$t_{{adv}}$ = {t}",
+            lambda t: f"attack in round {t}",
             claims,
             attack_clip_norm=CLIP_NORM[name],
         )

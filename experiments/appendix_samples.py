@@ -27,11 +27,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "appendix-samples",
-            "Number of votes",
+            "Appendix: number of votes",
             exp,
             "smoothing.samples",
             SAMPLES,
-            lambda m: f"$M$ = {m}",
+            lambda m: f"M = {m}",
             claims,
             sound=False,
         )

@@ -28,15 +28,15 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure2",
-            "Training noise",
+            "Figure 2: training noise",
             exp,
             "server.noise",
             STDS,
-            lambda std: f"$\\sigma$ = {std:g}",
+            lambda std: f"sigma = {std:g}",
             claims,
             rate=name in ("mnist", "digits"),
-            dashed=lambda s, plain=plain: {
-                **{f"_base, {v:g}": a for v, a in zip(s.values, s.accuracy, strict=True)},
+            levels=lambda s, plain=plain: {
+                **{f"sigma = {v:g}": a for v, a in zip(s.values, s.accuracy, strict=True)},
                 "no noise": plain,
             },
         )

@@ -24,11 +24,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure3",
-            "Poison ratio",
+            "Figure 3: poisoned share of a batch",
             exp,
             "attack.poisoned_per_batch",
             poisoned,
-            lambda q, size=size: f"$q_B/n_B$ = {100 * q / size:g} %",
+            lambda q, size=size: f"{100 * q / size:g} % poisoned",
             claims,
         )
     return found

@@ -20,7 +20,14 @@ def figures(lab: Lab) -> list[Figure]:
             ]
 
         found += sweep_figures(
-            lab, "figure4", "Attack scale", exp, "attack.scale", SCALES, lambda v: f"$\\gamma$ = {v:g}", claims
+            lab,
+            "figure4",
+            "Figure 4: scale of the attackers' update",
+            exp,
+            "attack.scale",
+            SCALES,
+            lambda v: f"gamma = {v:g}",
+            claims,
         )
     return found
 

@@ -27,11 +27,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure5",
-            "Number of attackers",
+            "Figure 5: number of attackers",
             exp,
             "attack.clients",
             ATTACKERS[name],
-            lambda r: f"$R$ = {r}",
+            lambda r: f"R = {r}",
             claims,
         )
     return found

@@ -23,7 +23,7 @@ def figures(lab: Lab) -> list[Figure]:
             ]
 
         found += sweep_figures(
-            lab, "figure7", "Number of clients", exp, "data.clients", values, lambda n: f"$N$ = {n}", claims
+            lab, "figure7", "Figure 7: number of clients", exp, "data.clients", values, lambda n: f"N = {n}", claims
         )
     return found
 

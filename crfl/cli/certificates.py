@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ import pandas as pd
 
 from crfl import files, plots
 from crfl.attack.triggers import backdoored
-from crfl.certification import metrics
 from crfl.certification.certify import certify
 from crfl.cli.output import show
 from crfl.errors import CertificateError
+from crfl.report import RADII, read_certificates
 from crfl.runs.certificates import save_certificate
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from crfl.data.federated import FederatedData, Split
     from crfl.run import TrainingRun
 
-RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Radii of the table on the screen."""
 ENDLESS = (
     "critical r is the radius at which nothing is certified any more; inf: some predictions stand whatever the poisoned "
     "samples hold"
@@ -60,7 +57,7 @@ def certify_run(
             save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, run.experiment)
         tables.append(_table(name, certificates, splits))
         notes += [f"{name}: {warning}" for warning in certificates["clean"].warnings]
-        notes += [ENDLESS] if any(math.isinf(c.critical_radius) for c in certificates.values()) else []
+        notes += [ENDLESS] if any(np.isinf(c.strength).any() for c in certificates.values()) else []
     draw(folder, run)
     history = run.history
     facts: dict[str, Any] = {"accuracy": float(history["accuracy"].iloc[-1])}
@@ -80,24 +77,17 @@ def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Sp
         ):
             shown = {f"r={r:g}": float(v) for r, v in zip(RADII, values, strict=True)}
             about = {"certificate": name, "test set": which, "certified": curve}
-            rows.append({**about, **shown, "critical r": certificate.critical_radius})
+            rows.append({**about, **shown, "critical r": float(certificate.strength.max(initial=0))})
     return pd.DataFrame(rows)
 
 
 def draw(folder: Path, run: TrainingRun) -> list[Path]:
-    """Every plot of a run folder, from its history and its certificates' CSV files."""
+    """Every plot of a run folder, from its history and its certificates."""
     drawn = {"training": plots.training(run.history, [r.round for r in run.record.attack_rounds])}
-    frames = {p.stem: pd.read_csv(p) for p in sorted((folder / "certificates").glob("*.csv"))}
-    for name in sorted({stem.rsplit("-", 1)[0] for stem in frames}):
-        mine = {stem.rsplit("-", 1)[1]: f for stem, f in frames.items() if stem.rsplit("-", 1)[0] == name}
-        radii = plots.radius_grid(*(f["radius"].to_numpy() for f in mine.values()))
-        accuracy, rate = {}, {}
-        for which, frame in sorted(mine.items(), reverse=True):
-            radius, abstained = frame["radius"].to_numpy(), frame["abstained"].to_numpy()
-            correct = (frame["prediction"] == frame["label"]).to_numpy()
-            label = f"{which} test set"
-            accuracy[label] = (radii, metrics.certified_accuracy(correct, abstained, radius, radii)[np.newaxis], "-")
-            rate[label] = (radii, metrics.certified_rate(radius, radii)[np.newaxis], "-")
-        drawn[f"{name}-certified-accuracy"] = plots.curves(accuracy, plots.RADIUS, "certified accuracy")
-        drawn[f"{name}-certified-rate"] = plots.curves(rate, plots.RADIUS, "certified rate")
+    found = read_certificates(folder)
+    for title in dict.fromkeys(c.title for c in found):
+        mine = {f"{c.split} test set": c for c in reversed(found) if c.title == title}
+        accuracy = plots.certified_accuracy({label: (c, c.labels) for label, c in mine.items()})
+        drawn[f"{title}-certified-accuracy"] = accuracy
+        drawn[f"{title}-certified-rate"] = plots.certified_rate(mine)
     return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]
