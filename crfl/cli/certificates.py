@@ -77,7 +77,7 @@ def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Sp
         ):
             shown = {f"r={r:g}": float(v) for r, v in zip(RADII, values, strict=True)}
             about = {"certificate": name, "test set": which, "certified": curve}
-            rows.append({**about, **shown, "critical r": float(certificate.strength.max(initial=0))})
+            rows.append({**about, **shown, "critical r": certificate.critical})
     return pd.DataFrame(rows)
 
 

@@ -48,22 +48,27 @@ def save_certificate(
         raise StoreError(f"certificate: got the name {name!r}, expected letters, digits, '-', '_' and '.'")
     frame = certificate.to_frame()
     frame.insert(1, "label", labels.numpy()[certificate.indices])
+    bounds, votes = getattr(certificate, "bounds", None), getattr(certificate, "votes", None)
     about = {
         "kind": certificate.kind,
-        "bounds": certificate.bounds and certificate.bounds.method,
-        "critical_radius": certificate.critical_radius if math.isfinite(certificate.critical_radius) else None,
+        "label": certificate.label,
+        "strength": certificate.strength_name,
+        "strength_label": certificate.strength_label,
+        "statement": certificate.guarantee.statement,
+        "bounds": bounds and bounds.method,
+        "critical": certificate.critical if math.isfinite(certificate.critical) else "inf",
         "assumptions": list(certificate.assumptions),
         "warnings": list(certificate.warnings),
         "seed": exp and exp.seed,
-        "smoothing": exp and exp.smoothing.model_dump(),
+        "smoothing": exp and exp.smoothing.to_dict(),
         "crfl": versions()["crfl"],
     }
     files: dict[str, str | bytes] = {
         f"{PLACE}/{name}.csv": frame.to_csv(index=False),
         f"{PLACE}/{name}.json": json.dumps(about, indent=2, allow_nan=False) + "\n",
     }
-    if certificate.votes is not None:
-        files[f"{PLACE}/{name}.votes.safetensors"] = pack_votes(certificate.votes)
+    if votes is not None:
+        files[f"{PLACE}/{name}.votes.safetensors"] = pack_votes(votes)
     open_run(folder)  # before a folder is made
     with folder_lock(folder, wait=WAIT):
         add_files(folder, files)

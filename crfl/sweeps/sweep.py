@@ -41,7 +41,7 @@ class Sweep:
     @property
     def critical(self) -> FloatArray:
         """Critical radius of each value: where the certified rate falls to 0, the mean over seeds."""
-        return np.array([np.mean([c.critical_radius for c in group]) for group in self.certificates])
+        return np.array([np.mean([c.critical for c in group]) for group in self.certificates])
 
     @property
     def accuracy(self) -> FloatArray:
@@ -79,7 +79,7 @@ class Sweep:
                     "seed": run.experiment.seed,
                     "accuracy": float(run.columns["accuracy"][-1]),
                     "attack_success_rate": float(run.columns["attack_success_rate"][-1]),
-                    "critical_radius": certificate.critical_radius,
+                    "critical_radius": certificate.critical,
                 }
                 rows += [
                     {**about, "radius": float(r), "certified_accuracy": float(a), "certified_rate": float(c)}
