@@ -10,8 +10,8 @@ import time
 import torch
 
 import crfl
-from crfl.run_batch import RunBatch
 from crfl.data.federated import FederatedData, Split
+from crfl.run_batch import RunBatch
 
 CASES = [(20, 3000, 100), (20, 3000, 20), (1000, 60, 20), (20, 3000, 60), (1000, 60, 60), (10_000, 6, 6)]
 """Clients, samples of each, batch size."""

@@ -17,10 +17,10 @@ import crfl
 from benchmarks.many_clients import images
 from benchmarks.rivals import HandWritten, WithDataLoader
 from benchmarks.table import Row, alternate
-from crfl.run_batch import RunBatch
 from crfl.engines.vectorised import LocalTraining
 from crfl.matmul import inner
 from crfl.models.softmax import SoftmaxRegression
+from crfl.run_batch import RunBatch
 from crfl.state import TrainingState
 
 CONFIGS = Path(__file__).parents[1] / "configs"

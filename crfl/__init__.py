@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crfl.data.federated import FederatedData, Split
     from crfl.data.load import load_data
     from crfl.run import TrainingRun
-    from crfl.runs.store import load_run, save_run
+    from crfl.runs.folder import load_run, save_run
     from crfl.training import train, train_many, train_pair
 
 __version__ = "0.1.0"
@@ -34,9 +34,9 @@ _HOMES = {
     "certification": "crfl",
     "certify": "crfl.certification.certify",
     "load_data": "crfl.data.load",
-    "load_run": "crfl.runs.store",
+    "load_run": "crfl.runs.folder",
     "plots": "crfl",
-    "save_run": "crfl.runs.store",
+    "save_run": "crfl.runs.folder",
     "smooth": "crfl.certification.smoothing",
     "train": "crfl.training",
     "train_pair": "crfl.training",

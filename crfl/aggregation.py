@@ -1,7 +1,7 @@
 """Rules that turn the clients' updates into one, and say what weight they gave to each client.
 
-A rule is a function of the updates (n, P) float32 of the clients that are present, their sample counts (n,) and the
-server's settings. Only finite updates reach it.
+A rule is a function of the updates (n, P) of the clients that are present, in the precision of the training, their
+sample counts (n,) and the server's settings. Only finite updates reach it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from crfl.errors import SettingsError, TrainingError
 
 class Server(Protocol):
     """The settings that a rule may read: crfl.config.Server."""
+
+    @property
+    def aggregation(self) -> str:
+        """The name under which the rule was found."""
 
     @property
     def num_byzantine(self) -> int:
@@ -57,8 +61,12 @@ class Rule:
     """How many clients the rule needs in every round."""
 
     def weights(self, sizes: Tensor, server: Server) -> Tensor:
-        """The weights (n,) float64 of a data-independent rule for clients of these sizes (n,)."""
-        return self.function(torch.zeros(len(sizes), 1, dtype=torch.float64), sizes, server).weights.double()
+        """The weights (n,) float64 of a data-independent rule for clients of these sizes (n,).
+
+        They are asked of updates that are all 0, so that they cannot depend on the real ones.
+        """
+        zeros = torch.zeros(len(sizes), 1, dtype=torch.float64)
+        return validate(self.function(zeros, sizes, server), zeros, server.aggregation).weights.double()
 
 
 def mean(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:

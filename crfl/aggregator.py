@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 NOT_FINITE, WRONG_SHAPE, NO_AGGREGATE = "not finite", "of the wrong shape", "of a round without an aggregate"
-"""Why an update is dropped."""
+"""Why an update is dropped. Finite means that its norm is, in float64: one of 1e200 would stop the server, too."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class RoundAggregator:
         used = updates if self.update_clip is None else project(updates, self.update_clip)
         total = self._weighted_sum(clients, used)
         known = np.isin(clients, list(self.dropped)) if self.dropped else np.zeros(len(clients), dtype=bool)
-        if known.any() or not torch.isfinite(total.sum()):  # else every update is finite
-            good = finite(updates).cpu().numpy() & ~known
+        if known.any() or not torch.isfinite(norm(total)).all():  # else every update is finite
+            good = torch.isfinite(norm(updates)).cpu().numpy() & ~known
             self.dropped.update(dict.fromkeys(clients[~good & ~known].tolist(), NOT_FINITE))
             clients, updates, used = clients[good], updates[good], used[good]
             total = self._weighted_sum(clients, used)
@@ -120,7 +120,7 @@ class RoundAggregator:
         for the rule, or if the rule returns something else than it should.
         """
         kept = torch.from_numpy(~np.isin(self.clients, list(self.dropped)))
-        self._check_quorum(int(kept.sum()))
+        self._check_quorum(kept)
         weights = torch.zeros(len(kept), dtype=torch.float64)
         if self.rule.data_independent:
             weights[kept] = self.weights[kept]
@@ -137,15 +137,15 @@ class RoundAggregator:
         self.dropped = {**dict.fromkeys(self.clients.tolist(), NO_AGGREGATE), **self.dropped}
         return torch.zeros_like(self.received[0]), self._stats(np.zeros(len(self.clients)))
 
-    def _check_quorum(self, count: int) -> None:
-        """TrainingError if too few updates are left."""
-        if not count:
+    def _check_quorum(self, kept: Tensor) -> None:
+        """TrainingError if too few updates are left, of the participants that are kept (n,)."""
+        if not self.weights[kept].any():
             raise TrainingError(
-                f"round {self.round}: no update is left to aggregate, all {len(self.clients)} clients were dropped; if "
-                "training diverges, lower local.learning_rate or attack.scale. A run folder keeps the rounds before "
-                "and goes on from there"
+                f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(kept)} clients were "
+                "dropped and the others, if any, weigh nothing; if training diverges, lower local.learning_rate or "
+                "attack.scale. A run folder keeps the rounds before and goes on from there"
             )
-        needed = self.rule.min_clients(self.server)
+        count, needed = int(kept.sum()), self.rule.min_clients(self.server)
         if count < needed:
             raise TrainingError(
                 f"round {self.round}: server.aggregation {self.server.aggregation} with server.num_byzantine = "
@@ -193,12 +193,3 @@ def potential_weights(
         joined = torch.from_numpy(sizes[np.append(others, clients[row])])
         potential[row] = float(rule.weights(joined, server)[-1])
     return potential
-
-
-def finite(updates: Tensor) -> Tensor:
-    """Which of the updates (n, P) have only finite entries, (n,) bool."""
-    good = torch.isfinite(updates.sum(1))  # one pass; a NaN or an infinity spoils the sum, but so may overflow
-    if not good.all():
-        suspects = (~good).nonzero().flatten()
-        good[suspects] = torch.isfinite(updates[suspects]).all(1)
-    return good

@@ -11,7 +11,10 @@ from crfl.errors import SettingsError
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device; SettingsError unless PyTorch can use it."""
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
+        if found.type == "meta":
+            raise RuntimeError("meta holds no numbers")
+        return found
     except (RuntimeError, AssertionError) as error:  # no such name or number, no driver, a build without it
         reason = str(error).splitlines()[0]
         raise SettingsError(

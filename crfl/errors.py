@@ -15,12 +15,23 @@ class SettingsError(CrflError, ValueError):
     def __init__(self, problems: Sequence[str], source: str = "settings") -> None:
         self.problems = tuple(problems)
         self.source = source
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
+        super().__init__(_sentences(self.problems, source))
 
     def __reduce__(self) -> tuple[type[SettingsError], tuple[tuple[str, ...], str]]:
         """From one process to another: by what it was made of, not by its message."""
         return type(self), (self.problems, self.source)
+
+
+MOST_PROBLEMS = 20
+"""Problems listed in one message."""
+
+
+def _sentences(problems: Sequence[str], source: str) -> str:
+    where = "" if source == "settings" else f"{source}: "
+    if len(problems) == 1:
+        return f"{where}{problems[0]}"
+    more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+    return "\n  ".join([f"{where}{len(problems)} settings are wrong", *problems[:MOST_PROBLEMS], *more])
 
 
 class DataError(CrflError, ValueError):
@@ -37,6 +48,14 @@ class CertificateError(CrflError, ValueError):
 
 class StoreError(CrflError, RuntimeError):
     """A run folder cannot be read or written as asked."""
+
+
+class DamagedFileError(StoreError):
+    """A file of a run is missing, or is not what was written."""
+
+
+class FolderBusyError(StoreError):
+    """Somebody else writes to the run folder."""
 
 
 class InvalidUpdateWarning(UserWarning):

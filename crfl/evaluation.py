@@ -90,7 +90,8 @@ def _sparse_change(data: FederatedData, trigger: ValidatedTrigger) -> tuple[Tens
     if data.feature_map is None:
         for _, block in _blocks(test):
             touched |= (trigger(block.x) != block.x).any(dim=0)
-    columns = touched.nonzero().flatten() if data.feature_map is None else torch.arange(data.num_features)
+    everything = torch.arange(data.num_features, device=test.y.device)
+    columns = touched.nonzero().flatten() if data.feature_map is None else everything
     # Allocated at once: pieces kept between blocks that are freed would keep the blocks' memory, too.
     change = torch.empty(len(test), len(columns), dtype=torch.float32, device=test.y.device)
     for rows, block in _blocks(test):

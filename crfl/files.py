@@ -1,79 +1,158 @@
-"""Files that are written whole or not at all, and, where they cannot be read, named."""
+"""Files that are written whole or not at all, that notice damage, and that are named where they cannot be read."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
+import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
-from safetensors.torch import save
+import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
-from crfl.errors import StoreError
+from crfl.errors import DamagedFileError, StoreError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+STALE_SECONDS = 24 * 3600
+"""Age from which a partial file belongs to a writer that was killed."""
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it."""
+    """Write a file whole or not at all: beside it first, then renamed over it, then the folder itself.
+
+    Any number of threads, processes and machines may write the same path: the last one to finish wins.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_atomic(Path(folder) / "note.txt", "whole")
+        ...     [p.name for p in Path(folder).iterdir()]
+        ['note.txt']
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    remove_stale(path.parent)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
-        with partial.open("wb") as sink:
+        with partial.open("xb") as sink:
             sink.write(content.encode() if isinstance(content, str) else content)
             sink.flush()
             os.fsync(sink.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], **about: Any) -> None:
+def remove_stale(folder: Path) -> None:
+    """Remove the partial files that killed writers left in a folder more than a day ago."""
+    with os.scandir(folder) as entries:
+        partial = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(".partial")]
+    for path in partial:
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - os.stat(path).st_mtime > STALE_SECONDS:
+                os.unlink(path)
+
+
+def digest(content: bytes) -> str:
+    """blake2b of a file's content, 32 hexadecimal digits.
+
+    Example:
+        >>> digest(b"abc")
+        'cf4ab791c62b8d2b2109c90275287816'
+    """
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DamagedFileError: if it is missing.
+        StoreError: if it cannot be read; it may be good all the same.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DamagedFileError(f"{path}: is missing") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read now ({error.strerror}); what it holds may be good") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
     """Write a safetensors file with what is to be known about it. Equal contents give equal bytes."""
-    write_atomic(path, save(tensors, {"about": json.dumps(about)}))  # several entries would come in random order
+    write_atomic(path, pack_tensors(tensors, **about))
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], **about: Any) -> bytes:
+    """Tensors and what is to be known about them as safetensors, with a digest of both."""
+    text = json.dumps(about)
+    # One entry: several would come in random order.
+    return save(dict(tensors), {"about": json.dumps({"digest": _tensor_digest(tensors, text), "about": text})})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote; StoreError if the file is not of that kind."""
+    """What `write_tensors` wrote; see `unpack_tensors`."""
+    return unpack_tensors(read_bytes(path), path)
+
+
+def unpack_tensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `pack_tensors` packed. DamagedFileError, which names the file `path`, if it is not that to the last bit."""
     try:
-        with safe_open(path, framework="pt") as source:
-            about = (source.metadata() or {}).get("about", "{}")
-            return {name: source.get_tensor(name) for name in source.keys()}, json.loads(about)  # noqa: SIM118
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        known = json.loads(header["__metadata__"]["about"])
+        text = known["about"]
+        whole = known["digest"] == _tensor_digest(tensors, text)
+        about = json.loads(text)
     except Exception as error:  # safetensors has no public error class
-        raise StoreError(f"{path}: cannot be read as safetensors ({error}); delete it to start anew") from None
+        raise DamagedFileError(f"{path}: is damaged, or no file of crfl ({_short(error)})") from None
+    if not whole:
+        raise DamagedFileError(f"{path}: is damaged: its content does not match its digest")
+    return tensors, about
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; StoreError if it holds none."""
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """The object in the JSON file `path` with this content; DamagedFileError if it holds none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON ({error})") from None
+        found = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: is damaged: no valid JSON ({_short(error)})") from None
     if not isinstance(found, dict):
-        raise StoreError(f"{path}: got {type(found).__name__}, expected a JSON object")
+        raise DamagedFileError(f"{path}: got {type(found).__name__}, expected a JSON object")
     return found
 
 
-def write_columns(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write columns of numbers as CSV, to the last bit."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; DamagedFileError if it holds none."""
+    return parse_json(read_bytes(path), path)
+
+
+def format_columns(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Columns of numbers as CSV, to the last bit."""
     lines = [columns, *zip(*(column.tolist() for column in columns.values()), strict=True)]
-    write_atomic(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
+    return "".join(",".join(map(str, line)) + "\n" for line in lines)
 
 
-def read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a CSV file of numbers, the rounds as integers; StoreError if it is not one."""
+def parse_columns(content: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The columns of the CSV file `path` with this content, the rounds as integers; DamagedFileError if it is none."""
     try:
-        names, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
+        names, *rows = (line.split(",") for line in content.decode().splitlines())
         columns = dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))
         return columns | {"round": columns["round"].astype(np.int64)}
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path}: cannot be read as columns of numbers ({error})") from None
+    except (ValueError, KeyError) as error:
+        raise DamagedFileError(f"{path}: is damaged: no columns of numbers ({_short(error)})") from None
 
 
 def save_plot(folder: str | Path, name: str, ax: Axes) -> Path:
@@ -94,3 +173,31 @@ def save_plot(folder: str | Path, name: str, ax: Axes) -> Path:
         write_atomic(Path(folder) / "plots" / f"{name}.{suffix}", buffer.getvalue())
     pyplot.close(figure)
     return Path(folder) / "plots" / f"{name}.png"
+
+
+def _tensor_digest(tensors: Mapping[str, Tensor], about: str) -> str:
+    """Digest of names, types, shapes and bytes of tensors, and of what is known about them."""
+    found = hashlib.blake2b(about.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk note which files the folder holds, so that a rename outlives a power cut."""
+    if os.name != "posix":
+        return  # Windows knows no such thing
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+            raise
+    finally:
+        os.close(number)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -6,8 +6,7 @@ Certification reads this record, the model and the test inputs, and nothing else
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -140,26 +139,6 @@ class TrainingRecord:
         """The rounds in which somebody attacked."""
         return tuple(r for r in self.rounds if r.attackers)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, strictly JSON-able: infinity becomes None."""
-        return {k: _finite(v) for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingRecord:
-        """The record that `to_dict` described."""
-        rounds = tuple(round_from_dict(r) for r in values["rounds"])
-        tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-        return cls(**{**values, **tuples, "rounds": rounds})
-
-
-def round_from_dict(values: dict[str, Any]) -> RoundRecord:
-    """The round that `asdict` described, None standing for an infinite clip norm."""
-    attackers = tuple(AttackerRecord(**{**a, "poison_ratios": tuple(a["poison_ratios"])}) for a in values["attackers"])
-    dropped = tuple(DroppedRecord(**d) for d in values.get("dropped", ()))
-    clip_norm = math.inf if values["clip_norm"] is None else values["clip_norm"]
-    parts = {"weights": tuple(values["weights"]), "clip_norm": clip_norm, "attackers": attackers, "dropped": dropped}
-    return RoundRecord(**{**values, **parts})
-
 
 def poison_ratios(
     size: int, poisoned_per_batch: int, batch_size: int, epochs: int, keep_last_batch: bool
@@ -169,11 +148,3 @@ def poison_ratios(
     if keep_last_batch and size % batch_size:
         batches.append(size % batch_size)
     return tuple(min(poisoned_per_batch, n) / n for n in batches) * epochs
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and math.isinf(value) else value

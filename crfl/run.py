@@ -68,7 +68,7 @@ class TrainingRun:
         if features.ndim != 2 or features.shape[1] != self.model.num_features:
             raise DataError(f"x: got shape {tuple(features.shape)}, expected (m, {self.model.num_features})")
         params = self.params.cpu()
-        return torch.cat([self.model.logits(params, b.to(params)) for b in features.cpu().split(BLOCK)] or [params[:0]])
+        return torch.cat([self.model.logits(params, block.to(params)) for block in features.cpu().split(BLOCK)])
 
     def predict(self, x: npt.ArrayLike | Tensor) -> npt.NDArray[np.int64]:
         """The class of each sample, as the final model without noise sees it.

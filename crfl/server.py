@@ -20,7 +20,7 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
     An exact projection: a vector inside the ball keeps its bits.
 
     Args:
-        params: (..., P), finite.
+        params: (..., P); a vector whose norm is not finite in float64 becomes NaN.
         clip_norm: rho, positive; one for all or one for each vector (...). Infinite: no clipping.
 
     Example:
@@ -28,8 +28,8 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
         tensor([0.6000, 0.8000])
     """
     norms = norm(params)
-    factor = (torch.as_tensor(clip_norm, dtype=torch.float64, device=params.device) / norms).clamp(max=1.0)
-    factor = torch.where(norms == 0, 1.0, factor)
+    factor = (to_device(torch.as_tensor(clip_norm, dtype=torch.float64), params.device) / norms).clamp(max=1.0)
+    factor = torch.where(norms == 0, 1.0, factor.masked_fill(norms.isinf(), torch.nan))
     mantissa, exponent = torch.frexp(factor)  # a factor for an update of 1e38 is too small for float32
     half = torch.div(exponent - 1, 2, rounding_mode="floor")
     for part in (torch.exp2(half.double()), torch.exp2((exponent - 1 - half).double()), 2 * mantissa):
@@ -48,13 +48,14 @@ def perturb(params: Tensor, noise_std: float | Tensor, seed: int, round_: int) -
         seed: of the run.
         round_: t, the round that just ended.
     """
-    std = torch.as_tensor(noise_std, dtype=params.dtype, device=params.device)
+    std = torch.as_tensor(noise_std, dtype=torch.float64)
     if not std.any():
         return params
     draw = torch.randn(params.shape[-1], generator=rng.stream(seed, "noise", round_), dtype=torch.float32)
+    std = to_device(std.to(params.dtype), params.device)
     return params + std.unsqueeze(-1) * to_device(draw, params.device).to(params.dtype)
 
 
 def shrink(params: Tensor, decay: Tensor) -> Tensor:
     """(1 - kappa) w: the server's own decay, kappa one for each vector (...)."""
-    return params * (1 - decay.to(params)).unsqueeze(-1) if decay.any() else params
+    return params * to_device((1 - decay).to(params.dtype), params.device).unsqueeze(-1) if decay.any() else params

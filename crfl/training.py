@@ -15,6 +15,7 @@ from crfl.models import Model
 from crfl.progress import bar
 from crfl.run import TrainingRun
 from crfl.run_batch import RunBatch
+from crfl.runs.resume import train_in
 
 
 def train(
@@ -63,11 +64,8 @@ def train(
         3
     """
     if resume_dir is not None:
-        from crfl.runs import store
-
-        return store.train(
-            resume_dir, exp, data, benign=benign, model=model, checkpoints=checkpoints, device=device, progress=progress
-        )
+        batch = RunBatch.of([exp], data, [benign], model, checkpoints)
+        return train_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
     runs = train_many(
         [exp],
         data,

@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, falls, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 ALPHAS = [1e-2, 1e-3, 1e-4, 1e-5]
 
@@ -24,11 +24,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "appendix-alpha",
-            "Failure probability",
+            "Appendix: failure probability of the bounds",
             exp,
             "smoothing.alpha",
             ALPHAS,
-            lambda a: f"$\\alpha$ = {a:g}",
+            lambda a: f"alpha = {a:g}",
             claims,
             sound=False,
         )

@@ -4,7 +4,7 @@ import numpy as np
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 ROUNDS = {"mnist": [10, 20, 40, 43, 44], "digits": [4, 8, 11]}
 CLIP_NORM = {"mnist": 3.0, "digits": 2.4}
@@ -31,11 +31,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "appendix-attack-round",
-            "Attack round",
+            "Appendix: attack round",
             exp,
             "attack.round",
             ROUNDS[name],
-            lambda t: f"$t_{{adv}}$ = {t}",
+            lambda t: f"attack in round {t}",
             claims,
             attack_clip_norm=CLIP_NORM[name],
         )

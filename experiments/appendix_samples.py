@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, rises, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 SAMPLES = [100, 500, 1000, 2000, 5000]
 PAPER = {100: 1.145776936286624, 1000: 1.9858334424610353, 5000: 2.4410367604391863}
@@ -27,11 +27,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "appendix-samples",
-            "Number of votes",
+            "Appendix: number of votes",
             exp,
             "smoothing.samples",
             SAMPLES,
-            lambda m: f"$M$ = {m}",
+            lambda m: f"M = {m}",
             claims,
             sound=False,
         )

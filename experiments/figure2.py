@@ -4,7 +4,7 @@ import numpy as np
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, falls, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 STDS = [0.005, 0.01, 0.015, 0.02, 0.025]
 
@@ -28,15 +28,15 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure2",
-            "Training noise",
+            "Figure 2: training noise",
             exp,
             "server.noise",
             STDS,
-            lambda std: f"$\\sigma$ = {std:g}",
+            lambda std: f"sigma = {std:g}",
             claims,
             rate=name in ("mnist", "digits"),
-            dashed=lambda s, plain=plain: {
-                **{f"_base, {v:g}": a for v, a in zip(s.values, s.accuracy, strict=True)},
+            levels=lambda s, plain=plain: {
+                **{f"sigma = {v:g}": a for v, a in zip(s.values, s.accuracy, strict=True)},
                 "no noise": plain,
             },
         )

@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, falls, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 RATIOS = {"mnist": [0.05, 0.1, 0.2, 0.3, 0.5], "loan": [0.025, 0.05, 0.1, 0.15, 0.2], "digits": [0.05, 0.1, 0.2]}
 
@@ -24,11 +24,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure3",
-            "Poison ratio",
+            "Figure 3: poisoned share of a batch",
             exp,
             "attack.poisoned_per_batch",
             poisoned,
-            lambda q, size=size: f"$q_B/n_B$ = {100 * q / size:g} %",
+            lambda q, size=size: f"{100 * q / size:g} % poisoned",
             claims,
         )
     return found

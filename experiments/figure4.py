@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, falls, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 SCALES = [10.0, 20.0, 30.0, 50.0, 100.0]
 
@@ -20,7 +20,14 @@ def figures(lab: Lab) -> list[Figure]:
             ]
 
         found += sweep_figures(
-            lab, "figure4", "Attack scale", exp, "attack.scale", SCALES, lambda v: f"$\\gamma$ = {v:g}", claims
+            lab,
+            "figure4",
+            "Figure 4: scale of the attackers' update",
+            exp,
+            "attack.scale",
+            SCALES,
+            lambda v: f"gamma = {v:g}",
+            claims,
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, falls, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 ATTACKERS = {"mnist": [1, 2, 3, 4], "emnist": [1, 2, 3, 4], "loan": [1, 2, 3], "digits": [1, 2, 3]}
 MNIST_CRITICAL = [1.9858334424610353 / r for r in (1, 2, 3, 4)]
@@ -27,11 +27,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure5",
-            "Number of attackers",
+            "Figure 5: number of attackers",
             exp,
             "attack.clients",
             ATTACKERS[name],
-            lambda r: f"$R$ = {r}",
+            lambda r: f"R = {r}",
             claims,
         )
     return found

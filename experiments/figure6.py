@@ -3,7 +3,7 @@
 from crfl.cli import reproduce
 from crfl.errors import CertificateError
 from crfl.reproduction import Claim, Figure, Lab, falls, numbers, sweep_figures
-from crfl.runs.sweeps import Sweep, dataset
+from crfl.sweeps import Sweep, dataset
 
 ATTACKERS = {"mnist": [1, 2, 3, 4], "emnist": [1, 2, 3, 4], "loan": [1, 2, 3], "digits": [1, 2, 3]}
 
@@ -12,7 +12,7 @@ def figures(lab: Lab) -> list[Figure]:
     found = []
     for name in lab.datasets("mnist", "emnist", "loan"):
         exp = lab.base(name).override({"server.aggregation": "rfa"})
-        average = lab.sweep(lab.base(name), "attack.clients", ATTACKERS[name])
+        average = lab.sweep(lab.base(name), "attack.clients", ATTACKERS[name], kind="published")
 
         def claims(s: Sweep, exp=exp, average=average, name=name) -> list[Claim]:
             run = s.runs[0][0]
@@ -39,11 +39,11 @@ def figures(lab: Lab) -> list[Figure]:
         found += sweep_figures(
             lab,
             "figure6",
-            "Number of attackers under RFA",
+            "Figure 6: number of attackers under RFA",
             exp,
             "attack.clients",
             ATTACKERS[name],
-            lambda r: f"$R$ = {r}",
+            lambda r: f"R = {r}",
             claims,
             sound=False,
         )

@@ -2,7 +2,7 @@
 
 from crfl.cli import reproduce
 from crfl.reproduction import Claim, Figure, Lab, equal, expected_critical, rises, sweep_figures
-from crfl.runs.sweeps import Sweep
+from crfl.sweeps import Sweep
 
 CLIENTS = {"mnist": [20, 40, 60, 80, 100], "loan": [10, 20, 30, 40, 50], "digits": [2, 4, 6, 8, 10]}
 SAMPLE_CLIENTS = [5, 10, 15, 20]
@@ -23,7 +23,7 @@ def figures(lab: Lab) -> list[Figure]:
             ]
 
         found += sweep_figures(
-            lab, "figure7", "Number of clients", exp, "data.clients", values, lambda n: f"$N$ = {n}", claims
+            lab, "figure7", "Figure 7: number of clients", exp, "data.clients", values, lambda n: f"N = {n}", claims
         )
     return found
 

@@ -1,7 +1,7 @@
 """Figure 9a: the distance of the backdoored and the benign global model, round by round."""
 
 from crfl.cli import reproduce
-from crfl.reproduction import Claim, Figure, Lab, Panel, numbers
+from crfl.reproduction import DATA_TITLES, Claim, Figure, Lab, Panel, numbers
 
 ATTACK_ROUNDS = {"mnist": [20, 40, 60], "digits": [3, 6, 9]}
 
@@ -17,7 +17,7 @@ def figures(lab: Lab) -> list[Figure]:
             attacked, _ = lab.cache.pair(one)
             distance = attacked.history["distance"].to_numpy()
             rounds = attacked.history["round"].to_numpy(dtype=float)
-            curves[f"$t_{{adv}}$ = {t}"] = (rounds, distance[None], "-")
+            curves[f"attack in round {t}"] = (rounds, distance[None])
             before, peak, last = distance[: t - 1].max(), distance[t - 1], distance[-1]
             claims += [
                 Claim(f"equal before round {t} but for rounding", "0", numbers([before]), before < 1e-6),
@@ -25,7 +25,9 @@ def figures(lab: Lab) -> list[Figure]:
             ]
         panel = Panel("one attacker", "round", "l2 distance of the global models", curves)
         about = {"base": exp.to_dict(), "swept": "attack.round", "values": ATTACK_ROUNDS[name]}
-        found.append(Figure(f"figure9a-{name}", "Backdoored and benign model", (panel,), tuple(claims), about))
+        title = f"Figure 9a: backdoored and benign model, {DATA_TITLES[name]}"
+        caption = "How far apart the two global models are after each round, for attacks in different rounds."
+        found.append(Figure(f"figure9a-{name}", title, (panel,), tuple(claims), about, caption))
     return found
 
 

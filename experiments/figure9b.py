@@ -33,14 +33,15 @@ def figures(lab: Lab) -> list[Figure]:
     for ratio in RATIOS:
         radii = np.array([radius(ratio, t) for t in rounds])
         shown = radii < 1e6
-        curves[f"$\\rho/\\sigma$ = {ratio}"] = (rounds[shown].astype(float), radii[None, shown], "-")
+        curves[f"rho/sigma = {ratio}"] = (rounds[shown].astype(float), radii[None, shown])
     claims = (
         equal("radii of the paper's formula", list(EXPECTED.values()), [radius(*at) for at in EXPECTED], rel=1e-6),
         rises("a small rho/sigma lets the radius grow with T", [radius(1, t) for t in (20, 50, 100)]),
     )
-    panel = Panel("$p_A$ = 0.7, $p_B$ = 0.1", "rounds $T$", "radius", curves, log=True)
+    panel = Panel("class probabilities 0.7 and 0.1", "rounds", "published radius", curves, log=True)
     about = {"attack_round": ATTACK_ROUND, "p_a": P_A, "p_b": P_B, "ratios": RATIOS}
-    return [Figure("figure9b", "Published radius over the rounds", (panel,), claims, about)]
+    caption = "Corollary 1 for several ratios of clip norm to noise: the formula alone, no training."
+    return [Figure("figure9b", "Figure 9b: published radius over the rounds", (panel,), claims, about, caption)]
 
 
 if __name__ == "__main__":

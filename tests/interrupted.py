@@ -4,20 +4,29 @@ from contextlib import contextmanager
 
 import pytest
 
-from crfl.runs import store
+from crfl.algorithm import RunBatch
+
+
+@contextmanager
+def interrupting(done):
+    """What trains inside is interrupted after `done` rounds."""
+    original = RunBatch.rounds
+
+    def rounds(self, state, device="cpu"):
+        if state.round == done:
+            raise KeyboardInterrupt
+        for after in original(self, state, device):
+            yield after
+            if after.round == done:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunBatch, "rounds", rounds)
+        yield
 
 
 @contextmanager
 def interrupted(done):
-    """What trains inside is interrupted after `done` rounds, and must let the interruption through."""
-    original = store.RunBatch._round
-
-    def round_(self, state, *rest):
-        if state.round == done:
-            raise KeyboardInterrupt
-        return original(self, state, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store.RunBatch, "_round", round_)
-        with pytest.raises(KeyboardInterrupt):
-            yield
+    """The same, and it must let the interruption through."""
+    with interrupting(done), pytest.raises(KeyboardInterrupt):
+        yield

@@ -12,6 +12,9 @@ from click.testing import CliRunner
 
 import crfl
 from crfl.cli import main
+from crfl.config.reference import settings_page
+from crfl.runs import manifest
+from tests.interrupted import interrupting
 
 SMALL = ["--set", "server.rounds=4", "--set", "attack.round=2", "--set", "smoothing.samples=100"]
 
@@ -44,7 +47,7 @@ def test_run_trains_certifies_and_plots(call, config, tmp_path):
     assert shown == pytest.approx(run.history["accuracy"].iloc[-1], abs=1e-4)
     data = crfl.load_data(run.experiment)
     frame = pd.read_csv(out / "certificates" / "published-clean.csv")
-    certificate = crfl.certify(run, data.test)
+    certificate = crfl.certify(run, data.test, kind="published")
     assert frame["radius"].tolist() == pytest.approx(certificate.radius.tolist(), rel=1e-12)
     assert f"{certificate.critical_radius:.4f}" in result.output
     assert str(out) in result.output
@@ -65,7 +68,7 @@ def test_what_does_not_hold_is_noted(call, config, tmp_path):
     assert "note: published: kind 'published' knows one attack round" in result.output
     assert not (tmp_path / "out" / "certificates" / "published-clean.csv").exists()
     assert (tmp_path / "out" / "certificates" / "margin-clean.csv").exists()
-    alone = call("certify", tmp_path / "out")
+    alone = call("certify", tmp_path / "out", "--kind", "published")
     assert alone.exit_code == 1
     assert "knows one attack round" in alone.output
 
@@ -79,11 +82,20 @@ def test_a_run_without_attackers(call, config, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--set", "server.nois=1"], "server.nois: unknown setting; did you mean noise?"),
-        (["--set", "server.noise=-1", "--set", "attack.round=999"], "2 problems"),
-        (["--set", "server.noise"], "key=value"),
+        (["--set", "server.nois=1"], "server.nois: unknown setting; did you mean noise? Expected rounds"),
+        (["--set", "server.noise=-1", "--set", "attack.round=999"], "2 settings are wrong"),
+        (["--set", "server.noise"], "expected KEY=VALUE"),
         (["--set", "attack.trigger=[[9, 9]]"], "attack.trigger: got pixel [9, 9]"),
-        (["--device", "gpu"], "device: got 'gpu', expected cpu"),
+        (["--device", "gpu"], "--device: got 'gpu', expected cpu"),
+        (["--device", "meta"], "--device: got 'meta', expected cpu"),
+        (["--set", "seed=[[["], "not valid YAML"),
+        (["--set", "seed=2020-13-45"], "seed: got '2020-13-45', expected a whole number"),
+        (["--set", "seed=" + "9" * 5000], "more than 100 digits"),
+        (["--set", "." * 50_000 + "=1"], "unknown setting"),
+        (["--set", "attack.clients=[&a [1], *a]"], "repeats another value"),
+        (["--set", "data.root=~nobody-of-this-name/x"], "data.root: got '~nobody-of-this-name/x', expected a path"),
+        (["--set", "server.rounds=1000000000000", "--set", "attack.every=1"], "server.rounds: got 1000000000000"),
+        (["--set", "server.aggregation=meen"], "--plugin FILE"),
     ],
 )
 def test_wrong_settings_are_named(call, config, tmp_path, args, message):
@@ -91,6 +103,9 @@ def test_wrong_settings_are_named(call, config, tmp_path, args, message):
     assert result.exit_code in (1, 2)
     assert message in result.output
     assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert len(result.output) < 2000
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_runs_folder_is_refused(call, config, tmp_path):
@@ -101,20 +116,15 @@ def test_another_runs_folder_is_refused(call, config, tmp_path):
     assert "differs in seed" in result.output
 
 
-def test_interruption_says_how_to_go_on(call, config, tmp_path, monkeypatch):
-    from crfl.runs import store
-
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(store.RunBatch, "_round", interrupt)
-    result = call("run", config, *SMALL, "--out", tmp_path / "out")
+def test_interruption_says_how_to_go_on(call, config, tmp_path):
+    with interrupting(1):
+        result = call("run", config, *SMALL, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "same command goes on" in result.output
 
 
 def test_help_shows_examples(call):
-    assert "crfl run configs/digits.yaml" in call("run", "--help").output
+    assert "crfl run digits" in call("run", "--help").output
 
 
 @pytest.fixture
@@ -124,11 +134,9 @@ def finished(call, config, tmp_path):
     return out
 
 
-def test_certify_needs_no_training(call, finished, monkeypatch):
-    from crfl.runs import store
-
-    monkeypatch.setattr(store, "RunBatch", None)
-    result = call("certify", finished, "--kind", "margin", "--json")
+def test_certify_needs_no_training(call, finished):
+    with interrupting(0):
+        result = call("certify", finished, "--kind", "margin", "--json")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
     run = crfl.load_run(finished)
@@ -144,9 +152,20 @@ def test_certify_needs_no_training(call, finished, monkeypatch):
 
 
 def test_certify_with_other_smoothing(call, finished):
-    result = call("certify", finished, "--bounds", "exact", "--set", "smoothing.noise=0.02")
+    args = [
+        "--kind",
+        "published",
+        "--bounds",
+        "exact",
+        "--set",
+        "smoothing.noise=0.02",
+        "--set",
+        "smoothing.test_samples=9",
+    ]
+    result = call("certify", finished, *args)
     assert result.exit_code == 0, result.output
-    assert (finished / "certificates" / "published-exact-clean.csv").exists()
+    assert (finished / "certificates" / "published-exact-noise-0.02-test_samples-9-clean.csv").exists()
+    assert (finished / "plots" / "published-exact-noise-0.02-test_samples-9-certified-rate.png").exists()
 
 
 def test_certify_cannot_change_the_training(call, finished):
@@ -155,9 +174,9 @@ def test_certify_cannot_change_the_training(call, finished):
     assert "attack.scale: certifying cannot change it" in result.output
 
 
-def test_certify_wants_the_data_of_the_training(call, finished, monkeypatch):
-    path = finished / "training.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "other"}))
+def test_certify_wants_the_data_of_the_training(call, finished):
+    known = json.loads((finished / "training.json").read_text())
+    manifest.load(finished).restore({"training.json": json.dumps({**known, "data": "other"})})
     result = call("certify", finished)
     assert result.exit_code == 1
     assert "not that of the training" in result.output
@@ -208,7 +227,10 @@ def test_other_smoothing_settings_are_told_in_the_folder(call, config, finished)
 def test_attack_success_is_told_from_the_attack_on(call, config, tmp_path):
     result = call("run", config, *SMALL, "--set", "attack.round=4", "--out", tmp_path / "out", "--json")
     history = crfl.load_run(tmp_path / "out").history
-    assert json.loads(result.stdout)["attack_success_rate_at_most"] == history["attack_success_rate"].iloc[-1]
+    assert (
+        json.loads(result.stdout)["highest_attack_success_rate_over_the_rounds"]
+        == history["attack_success_rate"].iloc[-1]
+    )
 
 
 def test_no_certificate_at_all(call, config, tmp_path):
@@ -258,7 +280,7 @@ def test_interruption_while_certifying(call, finished, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crfl.certification.certify.certify", interrupt)
+    monkeypatch.setattr("crfl.cli.certificates.certify", interrupt)
     result = call("certify", finished)
     assert result.exit_code == 130
     assert "same command goes on" in result.output
@@ -272,3 +294,134 @@ def test_nothing_but_text_goes_into_pipes(config, tmp_path):
     shutil.rmtree(tmp_path / "out")
     subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *map(str, command)], stdout=subprocess.DEVNULL, check=True)
     assert (tmp_path / "out" / "params.safetensors").exists()
+
+
+def test_settings_that_ship_with_crfl_are_found_by_name(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("run", "digits", *SMALL, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert crfl.load_run("out").experiment.data.name == "digits"
+    for command in ("run", "data"):
+        wrong = call(command, "mnits")
+        assert wrong.exit_code == 2
+        assert "got 'mnits', expected a YAML file, or one of: digits, emnist" in wrong.output
+
+
+def test_infinity_is_a_word_in_json_and_explained(call, config, tmp_path):
+    result = call("run", config, *SMALL, "--set", "attack.scale=1e-30", "--out", tmp_path / "out", "--json")
+    shown = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert "inf" in [row["critical r"] for row in shown["rows"] if row["certificate"] == "margin"] or any(
+        row["critical r"] > 1e6 for row in shown["rows"]
+    )
+    nobody = call("run", config, *SMALL, "--set", "attack.clients=0", "--out", tmp_path / "nobody", "--json")
+    shown = json.loads(nobody.stdout, parse_constant=pytest.fail)
+    assert {row["critical r"] for row in shown["rows"]} == {"inf"}
+    assert any("inf: some predictions stand whatever the poisoned samples hold" in note for note in shown["notes"])
+
+
+def test_certify_against_an_attack_in_any_round(call, finished):
+    result = call("certify", finished, "--attack-round", "any", "--json")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)["rows"][0]
+    run = crfl.load_run(finished)
+    data = crfl.load_data(run.experiment)
+    certificate = crfl.certify(run, data.test, kind="margin", attack_round="any")
+    assert shown["critical r"] == pytest.approx(certificate.critical_radius)
+    assert (finished / "certificates" / "margin-any-round-clean.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--bounds", "exact"], "--bounds is for --kind published and smoothing"),
+        (["--kind", "published", "--attack-round", "any"], "--attack-round any is for --kind margin and smoothing"),
+    ],
+)
+def test_options_of_another_kind_are_refused_by_their_names(call, finished, args, message):
+    result = call("certify", finished, *args)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_errors_speak_of_options(call):
+    numbers = "--p-a nan --p-b 0.06 --weight 0.05 --scale 10 --steps 30 --learning-rate 0.001 --poison-ratio 0.05"
+    result = call("radius", *numbers.split(), *"--clip-norm 3 --noise 0.01".split())
+    assert result.exit_code == 1
+    assert "--p-a: got nan" in result.output
+
+
+def test_radius_explains_its_symbols(call):
+    numbers = "--p-a 0.94 --p-b 0.06 --weight 0.05 --scale 10 --steps 30 --learning-rate 0.001 --poison-ratio 0.05"
+    lines = call("radius", *numbers.split(), *"--clip-norm 3 --noise 0.01".split()).output.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "radius",
+        "KL budget",
+        "Lipschitz (Lemma 1)",
+        "strength",
+        "log contraction",
+    ]
+    assert "p_i gamma tau eta q/n" in lines[3]
+
+
+PLUGIN = """
+from crfl.attack.malicious import MALICIOUS
+MALICIOUS["{name}"] = lambda update, model, generator: -2 * update
+"""
+
+
+def test_plugins_are_imported_before_anything_else(call, config, tmp_path, monkeypatch):
+    from crfl.attack.malicious import MALICIOUS
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plugin = tmp_path / "own_updates_of_a_test.py"
+    plugin.write_text(PLUGIN.format(name="backwards twice"))
+    args = ["run", config, *SMALL, "--set", "attack.update=backwards twice", "--out", tmp_path / "out"]
+    assert "attack.update: got 'backwards twice'" in call(*args).output
+    try:
+        result = call(*args, "--plugin", plugin)
+        assert result.exit_code == 0, result.output
+        assert crfl.load_run(tmp_path / "out").record.attack_rounds[0].attackers[0].update == "backwards twice"
+    finally:
+        MALICIOUS.pop("backwards twice", None)
+        sys.modules.pop("own_updates_of_a_test", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken_plugin_of_a_test.py", "x = 1\ny = nothing", "line 2: NameError: name 'nothing' is not defined"),
+        ("wrong_plugin_of_a_test.py", "x = 1\ny = x +", "line 2: SyntaxError"),
+        ("random.py", "", "random.py has the name of another module"),
+        ("no plugin.py", "", "expected a Python file such as my_attacks.py"),
+    ],
+)
+def test_plugins_that_fail_are_named_with_the_line(call, config, tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / name).write_text(content)
+    result = call("run", config, "--plugin", tmp_path / name)
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.output.split())
+
+
+def test_settings_are_listed_with_default_and_meaning(call):
+    result = call("settings", "server.clip")
+    assert result.exit_code == 0
+    assert "server.clip.cap = .inf\n" in result.output
+    assert "server.noise" not in result.output
+    everything = json.loads(call("settings", "--json").output)
+    assert {"key": "seed", "kind": "a whole number from 0 to 10^18", "default": "0"}.items() <= everything[0].items()
+    assert call("settings", "--markdown").output == settings_page()
+    wrong = call("settings", "clip")
+    assert wrong.exit_code == 2
+    assert "expected seed, data" in wrong.output
+
+
+def test_data_fits_the_terminal(call, config, monkeypatch):
+    monkeypatch.setattr("crfl.cli.output.width", lambda: 60)
+    wide = call("data", config)
+    assert "most frequent labels" not in wide.output
+    monkeypatch.setattr("crfl.cli.output.width", lambda: 40)
+    result = call("data", config, "--set", "data.clients=50")
+    assert max(map(len, result.output.splitlines()[:-2])) <= 60
+    assert "most frequent labels" in result.output
+    assert "10 more clients are left out" in result.output

@@ -11,7 +11,6 @@ from crfl import matmul as products
 from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
 from crfl.errors import SettingsError
-from crfl.runs import store
 from crfl.training import train_pair
 from tests.interrupted import interrupted
 from tests.pretended import DEVICE, Accelerator
@@ -95,8 +94,8 @@ def test_tiny_clients_train_as_on_the_cpu(data):
 def test_resumes_on_the_device(data, tmp_path):
     with Accelerator():
         with interrupted(3):
-            store.train(tmp_path, EXP, data, device=DEVICE, checkpoints=[2, 5])
-        run = store.train(tmp_path, EXP, data, device=DEVICE, checkpoints=[2, 5])
+            crfl.train(EXP, data, device=DEVICE, checkpoints=[2, 5], resume_dir=tmp_path)
+        run = crfl.train(EXP, data, device=DEVICE, checkpoints=[2, 5], resume_dir=tmp_path)
     torch.testing.assert_close(run.params, crfl.train(EXP, data).params, rtol=0, atol=1e-6)
 
 

@@ -11,13 +11,14 @@ from crfl.cli import main
 from crfl.reproduction import Claim, Figure, Panel, equal, falls, report, rises
 
 
-def figure(*claims):
+def figure(*claims, name="toy"):
     x = np.array([0.0, 1.0, 2.0])
     curves = {
-        "one": (x, np.array([[1.0, 0.5, 0.0], [0.8, 0.4, 0.0]]), "-"),
-        "two": (x, np.array([[0.3, 0.2, 0.1]]), "--"),
+        "one": (x, np.array([[1.0, 0.5, 0.0], [0.8, 0.4, 0.0]])),
+        "two": (x, np.array([[0.3, 0.2, 0.1]])),
     }
-    return Figure("toy", "A toy", (Panel("left", "x", "y", curves),), claims, {"clip": float("inf")})
+    panel = Panel("left", "x", "y", curves, levels={"one": 0.9})
+    return Figure(name, "A toy", (panel,), claims, {"clip": float("inf")}, "What it shows.")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,8 @@ def test_a_figure_keeps_its_numbers(tmp_path):
     assert (tmp_path / "plots" / "toy.png").stat().st_size > 5000
     assert (tmp_path / "plots" / "toy.pdf").exists()
     frame = pd.read_csv(tmp_path / "curves" / "toy.csv")
-    assert len(frame) == 9
+    assert len(frame.query("curve != 'one (level)'")) == 9
+    assert frame.query("curve == 'one (level)'")["y"].tolist() == [0.9, 0.9]
     assert frame.query("curve == 'one' and seed == 1")["y"].tolist() == [0.8, 0.4, 0.0]
     about = json.loads((tmp_path / "curves" / "toy.json").read_text(), parse_constant=pytest.fail)
     assert about["claims"][0]["holds"] is True
@@ -57,10 +59,21 @@ def test_the_report_shows_what_fails(tmp_path):
     toy.save(tmp_path)
     text, page = report([toy], tmp_path, "about")
     assert "1 of 2 claims hold" in text
-    assert "**fails**: toy: a < b (expected 1, measured 2)" in text
+    assert "**Warning:** A claim fails. toy: a \\< b (expected 1, measured 2)" in text
+    assert "| a \\< b | 1 | 2 | **FAILS** |" in text
     assert "a &lt; b" in page
+    assert "What it shows." in page
     assert "data:image/png;base64," in page
     assert 'src="plots' not in page
+
+
+def test_the_appendix_comes_last(tmp_path):
+    found = [figure(name=name) for name in ("appendix-alpha", "figure2", "figure9b")]
+    for one in found:
+        one.save(tmp_path)
+    text, _ = report(found, tmp_path, "about")
+    order = [text.index(f"plots/{name}.png") for name in ("figure2", "figure9b", "appendix-alpha")]
+    assert order == sorted(order)
 
 
 def test_reproduce_one_figure(tmp_path):
@@ -70,6 +83,8 @@ def test_reproduce_one_figure(tmp_path):
     assert "holds  figure9b" in result.output
     for name in ("figure9b", "appendix-alpha-digits"):
         assert (tmp_path / "plots" / f"{name}.png").exists()
+        curves = (tmp_path / "curves" / f"{name}.csv").read_text()
+        assert not {"$", "\\"} & set(curves)
     assert "claims hold" in (tmp_path / "report.md").read_text()
 
 

@@ -136,7 +136,7 @@ class ValidatedTrigger:
             )
         largest = 0.0 if data.feature_map is not None else float(stated)
         for rows in data.shards[client].split(MEASURED):
-            x = data.features(rows).to(dtype)
+            x = data.x[rows].to(dtype) * data.scale
             moved = self.features(data, rows, x).double() - x.double()
             largest = max(largest, float(moved.norm(dim=1).max()) * (1 + 1e-12))  # the norm itself is rounded
         return largest

@@ -102,6 +102,11 @@ class Certificate(Content, ABC):
         """The kind, for legends and tables; it says so where nothing is guaranteed."""
         return self.kind if self.guarantee.holds else f"{self.kind} (not a guarantee here)"
 
+    @property
+    def critical(self) -> float:
+        """The largest certified strength of any sample."""
+        return float(self.strength.max(initial=0))
+
     def certified_rate(self, strengths: npt.ArrayLike) -> Result:
         """Share of the certified samples whose strength is at least s, for each s of `strengths`, right or wrong.
 

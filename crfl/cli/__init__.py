@@ -12,6 +12,7 @@ import click
 from crfl import __version__
 from crfl.cli.figures import reproduce
 from crfl.cli.runs import certify, plot, report, run
+from crfl.cli.settings import settings
 from crfl.cli.tools import data, radius
 from crfl.errors import CrflError
 
@@ -25,7 +26,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except CrflError as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(self._in_options(ctx, str(error))) from None
         except KeyboardInterrupt:
             click.echo("\nInterrupted; what was finished is kept. The same command goes on from there.", err=True)
             raise SystemExit(130) from None
@@ -35,6 +36,14 @@ class _Group(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror or error}") from None
 
+    def _in_options(self, ctx: click.Context, message: str) -> str:
+        """A message that begins with the name of a Python argument, with the name of its option instead."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        for param in command.params if command else ():
+            if isinstance(param, click.Option) and message.startswith(f"{param.name}: "):
+                return param.opts[0] + message.removeprefix(str(param.name))
+        return message
+
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="crfl")
@@ -42,11 +51,12 @@ def main() -> None:
     """Certified robustness of federated learning against backdoor attacks.
 
     \b
-    crfl run configs/digits.yaml             train under attack, certify, plot
-    crfl certify runs/demo --kind margin     certify a finished run anew
+    crfl run digits                          train under attack, certify, plot
+    crfl certify runs/demo --kind smoothing  certify a finished run anew
+    crfl settings attack                     every setting of the attack
     crfl reproduce --smoke                   the paper's figures in short
     """
 
 
-for command in (run, certify, plot, report, reproduce, radius, data):
+for command in (run, certify, plot, report, reproduce, radius, data, settings):
     main.add_command(command)

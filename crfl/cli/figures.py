@@ -31,7 +31,7 @@ def reproduce(
     crfl reproduce 5 6 --seeds 3
     crfl reproduce --smoke
 
-    FIG is the number of a figure or the name of a script in experiments/. What is interrupted goes on where it stopped,
+    FIG is the number of a figure or the name of its script. What is interrupted goes on where it stopped,
     and what is done already is only redrawn. Exit code 3 says that a claim failed; the report says which.
     """
     import time
@@ -40,14 +40,14 @@ def reproduce(
 
     matplotlib.use("Agg")
     from crfl import files
+    from crfl.config.shipped import shipped
     from crfl.reproduction import Lab, report
-    from crfl.runs.sweeps import Cache
+    from crfl.sweeps import Cache
 
-    home = _experiments()
-    lab = Lab(Cache(out / "cache", jobs, device), home.parent / "configs", tuple(range(seeds)), smoke, data)
+    lab = Lab(Cache(out / "cache", jobs, device), shipped("configs"), tuple(range(seeds)), smoke, data)
     found = []
     start = time.monotonic()
-    for script in _scripts(home, figures):
+    for script in _scripts(shipped("experiments"), figures):
         click.echo(f"{script.stem} ...", err=True)
         for figure in _figures(script, lab):
             figure.save(out)
@@ -59,21 +59,13 @@ def reproduce(
         click.echo(f"left out: {reason}", err=True)
         about += f" Left out, because its data is missing: {name}."
     if not found:
-        raise click.ClickException("none of the data sets is there")
+        raise click.ClickException("none of the data sets is there; --data says where they are, --smoke needs none")
     text, page = report(found, out, about)
     files.write_atomic(out / "report.md", text)
     files.write_atomic(out / "report.html", page)
     click.echo(f"{time.monotonic() - start:.0f} s; the report is {out / 'report.html'}")
     if not all(claim.holds for figure in found for claim in figure.claims):
         raise SystemExit(3)
-
-
-def _experiments() -> Path:
-    """The folder of figure scripts: they come with a clone, not with an installed package."""
-    for root in (Path.cwd(), Path(__file__).parents[2]):
-        if (root / "experiments" / "reproduce.py").exists():
-            return root / "experiments"
-    raise click.ClickException("no folder experiments/ here; run this in a clone of crfl")
 
 
 def _scripts(home: Path, names: tuple[str, ...]) -> list[Path]:

@@ -1,29 +1,43 @@
-"""Options and output that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import yaml
 
-if TYPE_CHECKING:
-    import pandas as pd
+from crfl.cli.plugins import load_plugin
 
 
 def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    from crfl.config.files import parse_yaml
+    from crfl.config.problems import cut
+
     changes = {}
     for text in values:
         key, equals, value = text.partition("=")
         if not equals:
-            raise click.BadParameter(f"got {text!r}, expected key=value such as attack.scale=50")
+            raise click.BadParameter(f"got {cut(text)!r}, expected KEY=VALUE such as attack.scale=50")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"got {text!r}, whose value is not valid YAML") from None
+            changes[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise click.BadParameter(f"got {cut(text)!r}, whose value is not valid YAML: {error}") from None
     return changes
+
+
+def _find(ctx: click.Context, param: click.Parameter, value: str) -> Path:
+    """A file of settings, by its path or by the name under which it ships with crfl."""
+    path = Path(value)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    from crfl.config.problems import cut, listed
+    from crfl.config.shipped import named_settings
+
+    known = named_settings()
+    if value not in known:
+        raise click.BadParameter(f"got {cut(value)!r}, expected a YAML file, or one of: {listed(known)}")
+    return known[value]
 
 
 def _usable(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -34,26 +48,28 @@ def _usable(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _load_plugins(ctx: click.Context, param: click.Parameter, values: tuple[Path, ...]) -> None:
+    for path in values:
+        load_plugin(path)
+
+
 changes = click.option(
     "--set", "changes", multiple=True, callback=_parse, metavar="KEY=VALUE", help="Override a setting; may be repeated."
 )
 device = click.option(
     "--device", default="cpu", show_default=True, callback=_usable, help="Where to compute: cpu, cuda, ..."
 )
+plugin = click.option(
+    "--plugin",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_plugins,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.py",
+    help="Run this Python file first: it adds your own triggers, updates and rules. May be repeated.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-config = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+config = click.argument("config", callback=_find)
+"""A YAML file, or the name of settings that ship with crfl."""
 folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
-
-
-def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), digits: str = ".4f", **facts: Any) -> None:
-    """A table with facts above and notes below it, or all of that as one JSON object (infinity as null)."""
-    if as_json:
-        content = {**facts, "rows": frame.to_dict("records"), "notes": list(notes)}
-        click.echo(json.dumps(json.loads(json.dumps(content, default=str), parse_constant=lambda _: None), indent=2))
-        return
-    for name, fact in facts.items():
-        click.echo(f"{name.replace('_', ' ')}: {fact:.4g}" if isinstance(fact, float) else f"{name}: {fact}")
-    if len(frame):
-        click.echo(frame.to_string(index=False, float_format=lambda v: format(v, digits)))
-    for note in notes:
-        click.echo(f"note: {note}")

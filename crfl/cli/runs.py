@@ -5,28 +5,24 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from crfl.cli import options
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from crfl.certification.certificate import Certificate
-    from crfl.data.federated import FederatedData, Split
-    from crfl.run import TrainingRun
-
-KINDS = ("published", "smoothing", "margin")
+KINDS = ("margin", "published", "smoothing")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
-RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Radii of the table on the screen."""
+SAMPLED = ("published", "smoothing")
+"""Kinds that bound probabilities."""
+ANY_ROUND = ("margin", "smoothing")
+"""Kinds that hold for an attack in an unknown round."""
 
 
 @click.command()
 @options.config
 @options.changes
+@options.plugin
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Run folder  [default: runs/NAME-HASH]")
 @click.option("--checkpoint", "checkpoints", type=int, multiple=True, metavar="ROUND", help="Keep this round's model.")
 @options.device
@@ -41,15 +37,19 @@ def run(
 ) -> None:
     """Train under attack, certify and plot.
 
+    CONFIG is a YAML file, or the name of settings that ship with crfl: digits, mnist, emnist, loan, loan-sample.
+
     \b
-    crfl run configs/digits.yaml
-    crfl run configs/mnist.yaml --set attack.scale=50 --set server.noise=0.02 --out runs/strong
+    crfl run digits
+    crfl run mnist --set attack.scale=50 --set server.noise=0.02 --out runs/strong
+    crfl run my.yaml --plugin my_attacks.py
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
+    from crfl.cli.certificates import certify_run
     from crfl.config import Experiment
     from crfl.data.load import load_data
-    from crfl.runs import store
+    from crfl.training import train
 
     exp = Experiment.from_yaml(config).override(changes)
     name = f"{config.stem}-{hashlib.blake2b(exp.to_yaml().encode(), digest_size=4).hexdigest()}"
@@ -58,28 +58,40 @@ def run(
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
     try:
-        result = store.train(folder, exp, data, checkpoints=checkpoints, device=device, progress=True)
+        result = train(exp, data, resume_dir=folder, checkpoints=checkpoints, device=device, progress=True)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
-    _certify(folder, result, data, [{"kind": "published"}, {"kind": "margin"}], device, as_json)
+    wanted: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in ("margin", "published")}
+    certify_run(folder, result, data, wanted, device, as_json)
     if not as_json:
         click.echo(f"everything is in {folder}")
 
 
 @click.command()
 @options.folder
-@click.option("--kind", type=click.Choice(KINDS), default="published", show_default=True)
-@click.option("--bounds", type=click.Choice(BOUNDS), help="Bounds on probabilities  [default: the kind's own]")
-@click.option("--any-round", is_flag=True, help="Against one such attack in any round (margin and smoothing only).")
+@click.option("--kind", type=click.Choice(KINDS), default="margin", show_default=True, help="Which certificate.")
+@click.option(
+    "--bounds",
+    type=click.Choice(BOUNDS),
+    help=f"Bounds on probabilities ({', '.join(SAMPLED)})  [default: the kind's own]",
+)
+@click.option(
+    "--attack-round",
+    type=click.Choice(["recorded", "any"]),
+    default="recorded",
+    show_default=True,
+    help=f"any: against one such attack in whatever round ({', '.join(ANY_ROUND)}).",
+)
 @options.changes
+@options.plugin
 @options.device
 @options.as_json
 def certify(
     folder: Path,
     kind: str,
     bounds: str | None,
-    any_round: bool,
+    attack_round: str,
     changes: dict[str, Any],
     device: str,
     as_json: bool,
@@ -87,25 +99,47 @@ def certify(
     """Certify a finished run, without training it again.
 
     \b
-    crfl certify runs/demo --kind margin
-    crfl certify runs/demo --bounds exact --set smoothing.noise=0.02
-    crfl certify runs/demo --kind margin --any-round
+    crfl certify runs/demo
+    crfl certify runs/demo --attack-round any
+    crfl certify runs/demo --kind published --bounds exact --set smoothing.noise=0.02
+
+    Each certificate is saved under a name that says how it was made, such as published-exact-noise-0.02.
     """
+    from crfl.cli.certificates import certify_run
     from crfl.data.load import load_data
     from crfl.errors import SettingsError
-    from crfl.runs import store
+    from crfl.runs.claim import check_data
+    from crfl.runs.folder import load_run
 
+    _check_options(kind, bounds, attack_round)
     wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
     if wrong:
         raise SettingsError(
             [f"{key}: certifying cannot change it; it is part of the training" for key in wrong], "--set"
         )
-    result = store.load_run(folder)
+    result = load_run(folder)
+    own = result.experiment.smoothing.to_dict()
     result = replace(result, experiment=result.experiment.override(changes))
     data = load_data(result.experiment)
-    store.check_data(folder, data)
-    chosen = {"kind": kind, "bounds": bounds, "attack_round": "any" if any_round else None}
-    _certify(folder, result, data, [{k: v for k, v in chosen.items() if v}], device, as_json)
+    check_data(folder, data)
+    chosen: dict[str, Any] = {"kind": kind}
+    name = kind
+    if bounds is not None:
+        chosen["bounds"] = bounds
+        name += f"-{bounds}"
+    if attack_round == "any":
+        chosen["attack_round"] = "any"
+        name += "-any-round"
+    for key, value in result.experiment.smoothing.to_dict().items():
+        name += "" if value == own[key] else f"-{key}-{'all' if value is None else value}"
+    certify_run(folder, result, data, {name: chosen}, device, as_json)
+
+
+def _check_options(kind: str, bounds: str | None, attack_round: str) -> None:
+    if bounds is not None and kind not in SAMPLED:
+        raise click.UsageError(f"--bounds is for --kind {' and '.join(SAMPLED)}; {kind} needs no probabilities")
+    if attack_round == "any" and kind not in ANY_ROUND:
+        raise click.UsageError(f"--attack-round any is for --kind {' and '.join(ANY_ROUND)}, not for {kind}")
 
 
 @click.command()
@@ -116,117 +150,40 @@ def plot(folder: Path) -> None:
     \b
     crfl plot runs/demo
     """
-    from crfl.runs import store
+    from crfl.cli.certificates import draw
+    from crfl.runs.folder import load_run
 
-    result = store.load_run(folder)
-    for path in _draw(folder, result):
+    result = load_run(folder)
+    for path in draw(folder, result):
         click.echo(path)
 
 
 @click.command()
 @options.folder
+@options.plugin
 def report(folder: Path) -> None:
     """One self-contained HTML page on a finished run.
 
     \b
     crfl report runs/demo
     """
+    from datetime import datetime
+
     import matplotlib
 
     matplotlib.use("Agg")
     from crfl import files
     from crfl.data.load import load_data
-    from crfl.report import run_report
-    from crfl.runs import store
+    from crfl.report import read_certificates, run_report
+    from crfl.runs.claim import check_data
+    from crfl.runs.folder import load_run
 
-    result = store.load_run(folder)
+    result = load_run(folder)
     data = load_data(result.experiment)
-    store.check_data(folder, data)
-    files.write_atomic(folder / "report.html", run_report(result, data))
+    check_data(folder, data)
+    when = datetime.fromtimestamp((folder / "params.safetensors").stat().st_mtime)
+    versions = files.read_json(folder / "versions.json")
+    name, found = folder.resolve().name, read_certificates(folder)
+    html = run_report(result, data, found, name=name, when=when, versions=versions)
+    files.write_atomic(folder / "report.html", html)
     click.echo(folder / "report.html")
-
-
-def _certify(
-    folder: Path, result: TrainingRun, data: FederatedData, wanted: list[dict[str, Any]], device: str, as_json: bool
-) -> None:
-    """Certificates of the clean and the backdoored test set: files, plots and a table.
-
-    Of several kinds, one that does not hold for the run is noted; the only one is an error.
-    """
-    import pandas as pd
-
-    from crfl.attack.triggers import backdoored
-    from crfl.certification.certify import certify
-    from crfl.errors import CertificateError
-    from crfl.runs import store
-
-    attacked = result.experiment.attack.active
-    splits = {"clean": data.test} | ({"backdoored": backdoored(result.experiment, data)} if attacked else {})
-    on_device = replace(result, params=result.params.to(device))
-    tables, notes = [], []
-    for options_ in wanted:
-        name = "-".join("any-round" if v == "any" else v for v in options_.values())
-        try:
-            certificates = {
-                which: certify(on_device, split, progress=True, **options_) for which, split in splits.items()
-            }
-        except CertificateError as error:
-            if len(wanted) == 1:
-                raise
-            notes.append(f"{name}: {error}")
-            continue
-        for which, certificate in certificates.items():
-            store.save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, result.experiment)
-        tables.append(_table(name, certificates, splits))
-        notes += [f"{name}: {warning}" for warning in certificates["clean"].warnings]
-    _draw(folder, result)
-    history = result.history
-    facts: dict[str, Any] = {"accuracy": float(history["accuracy"].iloc[-1])}
-    if attacked:
-        facts["attack_success_rate"] = float(history["attack_success_rate"].iloc[-1])
-        facts["attack_success_rate_at_most"] = float(result.attack_success["attack_success_rate"].max())
-    options.show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(notes), **facts)
-
-
-def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Split]) -> pd.DataFrame:
-    """Certified accuracy and rate of each test set at a few radii."""
-    import pandas as pd
-
-    rows: list[dict[str, object]] = []
-    for which, certificate in certificates.items():
-        for curve, values in (
-            ("accuracy", certificate.certified_accuracy(splits[which].y, RADII)),
-            ("rate", certificate.certified_rate(RADII)),
-        ):
-            shown = {f"r={r:g}": float(v) for r, v in zip(RADII, values, strict=True)}
-            about = {"certificate": name, "test set": which, "certified": curve}
-            rows.append({**about, **shown, "critical r": certificate.critical_radius})
-    return pd.DataFrame(rows)
-
-
-def _draw(folder: Path, result: TrainingRun) -> list[Path]:
-    """Every plot of a run folder, from its history and its certificates' CSV files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import numpy as np
-    import pandas as pd
-
-    from crfl import files, plots
-    from crfl.certification import metrics
-
-    drawn = {"training": plots.training(result.history, [r.round for r in result.record.attack_rounds])}
-    frames = {p.stem: pd.read_csv(p) for p in sorted((folder / "certificates").glob("*.csv"))}
-    for kind in sorted({name.rsplit("-", 1)[0] for name in frames}):
-        mine = {name.rsplit("-", 1)[1]: f for name, f in frames.items() if name.rsplit("-", 1)[0] == kind}
-        radii = plots.radius_grid(*(f["radius"].to_numpy() for f in mine.values()))
-        accuracy, rate = {}, {}
-        for which, frame in sorted(mine.items(), reverse=True):
-            radius, abstained = frame["radius"].to_numpy(), frame["abstained"].to_numpy()
-            correct = (frame["prediction"] == frame["label"]).to_numpy()
-            label = f"{which} test set"
-            accuracy[label] = (radii, metrics.certified_accuracy(correct, abstained, radius, radii)[np.newaxis], "-")
-            rate[label] = (radii, metrics.certified_rate(radius, radii)[np.newaxis], "-")
-        drawn[f"{kind}-certified-accuracy"] = plots.curves(accuracy, plots.RADIUS, "certified accuracy")
-        drawn[f"{kind}-certified-rate"] = plots.curves(rate, plots.RADIUS, "certified rate")
-    return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]

@@ -5,30 +5,30 @@ The symbols of the paper stand in the docstrings; the defaults are configs/digit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from crfl.config.conflicts import conflicts
-from crfl.config.files import merged, plain, read_yaml, text_keys
-from crfl.config.problems import inside, value_problems, without
+from crfl.config.files import merged, read_yaml
+from crfl.config.problems import Conflict, cut, shown
+from crfl.config.section import Section, section
 from crfl.config.sections import (
     Attack,
     AttackerChanges,
     Clip,
-    Count,
     Data,
     Features,
     Local,
     ModelSettings,
-    Section,
     Server,
     Smoothing,
     UpdateClip,
 )
+from crfl.config.shipped import find_settings
+from crfl.config.values import Seed
 from crfl.errors import SettingsError
 
 __all__ = [
@@ -46,10 +46,21 @@ __all__ = [
 ]
 
 
+@section
 class Experiment(Section):
-    """All settings of one run. Frozen; `override` returns a changed copy."""
+    """All settings of one run. Frozen; `override` returns a changed copy.
 
-    seed: Count = 0
+    SettingsError names every wrong setting at once: the key, what it got, what is expected.
+
+    >>> Experiment(server={"rounds": 20}, attack={"scale": 10})
+    Experiment(server=Server(rounds=20), attack=Attack(scale=10.0))
+    >>> Experiment(seed=-1)
+    Traceback (most recent call last):
+    crfl.errors.SettingsError: seed: got -1, expected a whole number from 0 to 10^18
+    """
+
+    seed: Seed = 0
+    """Of every random draw."""
     data: Data = Data()
     features: Features = Features()
     model: ModelSettings = ModelSettings()
@@ -58,60 +69,79 @@ class Experiment(Section):
     attack: Attack = Attack()
     smoothing: Smoothing = Smoothing()
 
-    def __init__(self, **settings: Any) -> None:
-        """Validate; SettingsError names every wrong key, what was found and what is allowed."""
-        problems: dict[str, str] = {}
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            problems = value_problems(error, Experiment)
-            try:
-                super().__init__(**without(settings, problems))  # the sound rest, to look for conflicts in it
-            except ValidationError:
-                raise SettingsError([*problems.values()]) from None
-        found = [text for keys, text in conflicts(self) if not any(inside(k, p) for k in keys for p in problems)]
-        if problems or found:
-            raise SettingsError([*problems.values(), *found])
+    def _conflicts(self) -> Iterable[Conflict]:
+        return conflicts(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str = "settings") -> Experiment:
-        """Validate nested settings; what they leave out keeps its default. Errors speak of them as `source`."""
+        """Validate nested settings; what they leave out keeps its default.
+
+        Args:
+            settings: Groups of settings, each a mapping or an object such as `Local`.
+            source: Where they come from, for errors.
+
+        Raises:
+            SettingsError: Names every wrong setting.
+        """
         if not isinstance(settings, Mapping):
-            raise SettingsError([f"got {settings!r}, expected groups of settings"], source)
+            raise SettingsError([f"got {shown(settings)}, expected groups of settings"], source)
         try:
-            return cls(**text_keys(settings))
+            return cls(**{str(key): value for key, value in settings.items()})
         except SettingsError as error:
             raise SettingsError(error.problems, source) from None
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Experiment:
-        """Read settings from a YAML file. SettingsError if it is missing, malformed or has wrong settings."""
-        return cls.from_dict(read_yaml(Path(path)), str(path))
+        """Read settings from a YAML file.
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as nested plain values."""
-        settings: dict[str, Any] = plain(self.model_dump())
-        return settings
+        Raises:
+            SettingsError: The file is missing, malformed, too large, uses aliases, or has wrong settings.
+        """
+        return cls.from_dict(read_yaml(Path(path)), cut(str(path)))
+
+    @classmethod
+    def named(cls, name: str) -> Experiment:
+        """The settings of this name that ship with crfl: those of configs/<name>.yaml.
+
+        Raises:
+            SettingsError: There are none of that name; lists those that there are.
+
+        >>> Experiment.named("mnist").server.rounds
+        100
+        """
+        return cls.from_yaml(find_settings(name))
 
     def to_yaml(self) -> str:
         """The settings as YAML text, which `from_yaml` reads back to an equal experiment."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
 
     def override(self, changes: Mapping[str, Any]) -> Experiment:
-        """A copy with the values of dotted keys replaced, e.g. {"attack.scale": 50.0, "server.noise": 0.02}.
+        """A copy with the values of dotted keys replaced.
 
         A group, as in {"attack": {"scale": 50.0}}, replaces what it names and leaves its other settings as they are.
+
+        Raises:
+            SettingsError: Names every key that is unknown and every value that is wrong.
+
+        >>> Experiment().override({"attack.scale": 50, "server.noise": 0.02})
+        Experiment(server=Server(noise=0.02), attack=Attack(scale=50.0))
         """
         if not isinstance(changes, Mapping):
-            raise SettingsError([f"got {changes!r}, expected values by dotted key"], "override")
+            raise SettingsError([f"got {shown(changes)}, expected values by dotted key"])
         settings = self.to_dict()
         for key, value in changes.items():
-            *groups, leaf = str(key).split(".")
-            section = settings
+            *groups, leaf = str(key).split(".", maxsplit=_MOST_DOTS)
+            section_ = settings
             for depth, group in enumerate(groups, start=1):
-                section = section.setdefault(group, {})
-                if not isinstance(section, dict):
+                if section_.get(group) is None:
+                    section_[group] = {}
+                section_ = section_[group]
+                if not isinstance(section_, dict):
                     whole = ".".join(groups[:depth])
-                    raise SettingsError([f"{key}: unknown setting ({whole} is set as a whole)"], "override")
-            section[leaf] = merged(section.get(leaf), value)
-        return Experiment.from_dict(settings, "override")
+                    raise SettingsError([f"{cut(key)}: unknown setting; {whole} is set as a whole"])
+            section_[leaf] = merged(section_.get(leaf), value)
+        return Experiment.from_dict(settings)
+
+
+_MOST_DOTS = 4
+"""In the key of a setting, and one more."""

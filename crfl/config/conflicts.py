@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from crfl.config.sections import Attack, Server
+from crfl.config.problems import Conflict, cut, listed, shown
+from crfl.config.sections import Attack, Features, Local, Server, UpdateClip
 
 if TYPE_CHECKING:
     from crfl.config import Experiment
-
-Conflict = tuple[tuple[str, ...], str]
-"""The keys involved, and a sentence."""
 
 
 def conflicts(e: Experiment) -> Iterator[Conflict]:
@@ -21,7 +22,10 @@ def conflicts(e: Experiment) -> Iterator[Conflict]:
     yield from _who(e.attack, n, e.data.clients if isinstance(e.data.clients, tuple) else ())
     yield from _how(e.attack, e.local.batch_size)
     yield from _split(e.attack)
+    yield from _names(e.attack)
     yield from _rule(e.server, n)
+    yield from _decay(e.local, e.server)
+    yield from _features(e.features)
     rates = e.local.learning_rate
     if isinstance(rates, tuple) and len(rates) != n:
         yield (
@@ -40,7 +44,7 @@ def _when(attack: Attack, last: int) -> Iterator[Conflict]:
             f"attack.round: got {late[0]}, expected 1 to server.rounds = {last}, or null",
         )
     if len(set(given)) < len(given):
-        yield ("attack.round",), f"attack.round: got {list(given)}, expected different rounds"
+        yield ("attack.round",), f"attack.round: got {shown(list(given))}, expected different rounds"
     if attack.every is not None and (several or attack.round is None):
         yield (
             ("attack.every", "attack.round"),
@@ -53,12 +57,13 @@ def _who(attack: Attack, n: int, names: tuple[str, ...]) -> Iterator[Conflict]:
     if attack.count > n:
         yield keys, f"attack.clients: got {attack.count}, expected 0 to the number of data.clients = {n}"
     if not isinstance(attack.clients, int):
-        absent = [c for c in attack.clients if (c >= n if isinstance(c, int) else bool(names) and c not in names)]
+        known = set(names)
+        absent = [c for c in attack.clients if (c >= n if isinstance(c, int) else bool(known) and c not in known)]
         if absent:
-            allowed = f"numbers 0 to {n - 1}" + (f" or names: {', '.join(names)}" if names else "")
-            yield keys, f"attack.clients: got {absent[0]!r}, expected {allowed}"
+            allowed = f"numbers 0 to {n - 1}" + (f" or names: {listed(names)}" if names else "")
+            yield keys, f"attack.clients: got {shown(absent[0])}, expected {allowed}"
         if len(set(attack.clients)) < attack.count:
-            yield ("attack.clients",), f"attack.clients: got {list(attack.clients)}, expected different clients"
+            yield ("attack.clients",), f"attack.clients: got {shown(list(attack.clients))}, expected different clients"
         if attack.random_clients:
             yield (
                 ("attack.random_clients", "attack.clients"),
@@ -93,7 +98,7 @@ def _split(attack: Attack) -> Iterator[Conflict]:
         return
     keys = ("attack.distributed", "attack.trigger", "attack.clients", "attack.per_attacker")
     if isinstance(attack.trigger, str):
-        yield keys, f"attack.distributed: got true, expected false for a trigger by name ({attack.trigger!r})"
+        yield keys, f"attack.distributed: got true, expected false for a trigger by name ({shown(attack.trigger)})"
     elif len(attack.trigger) < attack.count:
         yield (
             keys,
@@ -104,15 +109,75 @@ def _split(attack: Attack) -> Iterator[Conflict]:
         yield keys, "attack.distributed: got true, expected false where attack.per_attacker has triggers or magnitudes"
 
 
+def _names(attack: Attack) -> Iterator[Conflict]:
+    """Malicious updates are found by name."""
+    updates = [("attack", attack.update)]
+    updates += [(f"attack.per_attacker.{i}", own.update) for i, own in enumerate(attack.per_attacker)]
+    for group, name in updates:
+        if name is not None:
+            yield from _unknown(f"{group}.update", name, "crfl.attack.malicious", "MALICIOUS")
+
+
 def _rule(server: Server, n: int) -> Iterator[Conflict]:
-    """Trimmed mean needs n > 2 f clients a round, Krum n > 2 f + 2 (Blanchard et al. 2017)."""
-    spare = {"trimmed_mean": 1, "krum": 3, "multi_krum": 3}.get(server.aggregation)
-    present = server.participants(n)
-    if spare is not None and present < 2 * server.num_byzantine + spare:
-        most = (present - spare) // 2
-        allowed = f"0 to {most}" if most >= 0 else "none: too few clients"
+    """Aggregation rules are found by name, and some need a number of clients in every round."""
+    name, present = server.aggregation, server.participants(n)
+    if name == "mean":  # known without looking
+        return
+    unknown = [*_unknown("server.aggregation", name, "crfl.aggregation", "AGGREGATORS")]
+    yield from unknown
+    needed = None if unknown else getattr(_known("crfl.aggregation", "AGGREGATORS")[name], "min_clients", None)
+    if needed is not None and needed(server) > present:
+        fewer = bisect_right(
+            range(server.num_byzantine), present, key=lambda f: needed(replace(server, num_byzantine=f))
+        )
+        keys = ("server.num_byzantine", "server.aggregation", "server.participation", "data.clients")
+        if fewer:
+            about = f"server.num_byzantine: got {server.num_byzantine}, expected 0 to {fewer - 1} with {name} and"
+            yield keys, f"{about} {present} clients a round"
+        else:
+            about = f"server.aggregation: got {name}, which needs {needed(server)} clients a round, expected a rule for"
+            yield keys, f"{about} {present}"
+
+
+def _known(module: str, table: str) -> dict[str, Any]:
+    """What is found by name, the user's own included. Looked up at run time: these modules stand above the settings."""
+    return getattr(import_module(module), table)
+
+
+def _unknown(key: str, name: str, module: str, table: str) -> Iterator[Conflict]:
+    known = _known(module, table)
+    if name not in known:
+        own = f"or one of your own that was added to {module}.{table} (on the command line: --plugin FILE)"
+        yield (key,), f"{key}: got {cut(name)!r}, expected {listed(known)}, {own}"
+
+
+def _decay(local: Local, server: Server) -> Iterator[Conflict]:
+    """There is one lambda: of the clients' penalty or of the server's shrinking."""
+    keys = ("local.weight_decay", "server.decay")
+    if local.weight_decay > 0 and server.decay > 0:
         yield (
-            ("server.num_byzantine", "server.aggregation", "server.participation", "data.clients"),
-            f"server.num_byzantine: got {server.num_byzantine}, expected {allowed} with {server.aggregation} and {present} "
-            "clients a round",
+            keys,
+            f"server.decay: got {server.decay:g}, expected 0 where local.weight_decay is {local.weight_decay:g}: either "
+            "the server or the clients shrink the model",
+        )
+    elif local.schedule == "inverse" and local.weight_decay == server.decay == 0:
+        yield (
+            ("local.schedule", *keys),
+            "local.schedule: got 'inverse', expected 'constant' unless local.weight_decay or server.decay is above 0: the "
+            "one that is above 0 is the schedule's lambda",
+        )
+    clip = server.update_clip
+    if isinstance(clip, UpdateClip) and clip.start < clip.end:
+        yield (
+            ("server.update_clip.start", "server.update_clip.end"),
+            f"server.update_clip.start: got {clip.start:g}, expected at least server.update_clip.end = {clip.end:g}",
+        )
+
+
+def _features(features: Features) -> Iterator[Conflict]:
+    """Whitening learns its directions from the public samples: n of them span n - 1."""
+    if features.whiten is not None and features.public <= features.whiten:
+        yield (
+            ("features.whiten", "features.public"),
+            f"features.whiten: got {features.whiten}, expected null, or fewer than features.public = {features.public}",
         )

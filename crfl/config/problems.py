@@ -1,72 +1,122 @@
-"""From a validator's complaints to sentences: the key, what was found, what is allowed."""
+"""From a validator's complaints to sentences: the key, what was given, what is expected."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-WORDS = {
-    "string_type": "a word",
-    "tuple_type": "a list",
-    "model_type": "a group of settings",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number of fewer digits",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "too_short": "a list of at least one",
+from crfl.config.values import LARGEST_NUMBER, LONGEST_WORD, describe, is_union
+
+Conflict = tuple[tuple[str, ...], str]
+"""The keys involved, and a sentence."""
+
+MORE = {
+    "finite_number": f"at most {LARGEST_NUMBER:.2g}",
+    "string_too_long": f"at most {LONGEST_WORD} characters",
+    "too_short": "at least one entry",
+    "string_unicode": "of characters that UTF-8 has",
 }
-"""What is allowed, in the user's words, by the validator's type of error."""
+"""What is expected besides, by the validator's type of error."""
 
 
-def value_problems(error: ValidationError, root: type[BaseModel]) -> dict[str, str]:
-    """A sentence for each wrong key: what was found and what is allowed."""
+class _Short(reprlib.Repr):
+    """`repr`, but never long: a value may be a mebibyte of digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 10**40 else "a number of more than 40 digits"
+
+
+def shown(value: object) -> str:
+    """What was given, in an error: `repr`, cut after some entries and characters."""
+    text = " ".join(_Short().repr(value).split("\n"))
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def cut(text: str, length: int = 100) -> str:
+    """A text, or the beginning of a long one."""
+    text = str(text).replace("\n", " ")
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def listed(names: Iterable[object], most: int = 20) -> str:
+    """Names in a sentence, the first of many."""
+    words = [cut(str(name)) for name in names]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def value_problems(error: ValidationError, root: type[Any]) -> dict[str, str]:
+    """A sentence for each wrong key: what was given and what is expected."""
     problems: dict[str, str] = {}
-    for detail in error.errors():
-        key, section = _locate(detail["loc"], root)
-        if detail["type"] == "extra_forbidden":
-            leaf = key.rsplit(".", 1)[-1]
-            close = difflib.get_close_matches(leaf, section, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            problems[key] = f"{key}: unknown setting; {hint}expected {', '.join(section)}"
-            continue
-        allowed = WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").removeprefix(
-            "Input should be "
-        )
-        if key in problems:  # the other members of a union, or another wrong entry of the same list
-            known = problems[key].split(", expected ", maxsplit=1)[-1].split(" or ")
-            problems[key] += "" if allowed in known else f" or {allowed}"
-        else:
-            problems[key] = f"{key}: got {detail['input']!r}, expected {allowed}"
-    return problems
+    depths: dict[str, int] = {}
+    for detail in error.errors(include_url=False):
+        key, section, kind = _locate(detail["loc"], root)
+        if detail["type"] in ("unexpected_keyword_argument", "invalid_key"):
+            problems[key] = _unknown(key, list(get_type_hints(section)))
+        elif (
+            detail["type"] in ("missing", "missing_keyword_only_argument") and len(detail["loc"]) <= key.count(".") + 2
+        ):
+            problems[key] = f"{key}: missing, expected {describe(kind)}"
+        elif len(detail["loc"]) > depths.get(key, 0):  # of a union's members that which came furthest
+            depths[key] = len(detail["loc"])
+            problems[key] = f"{key}: got {shown(detail['input'])}, expected {describe(kind)}{_more(detail)}"
+    return {k: text for k, text in problems.items() if not any(other.startswith(f"{k}.") for other in problems)}
 
 
-def _locate(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, list[str]]:
-    """Dotted key of an error's place, and the names that its section allows."""
-    model, names = root, []
-    inner: Any = root
+def _unknown(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key.rpartition(".")[2][:100], known, n=1)
+    hint = f"; did you mean {close[0]}? Expected" if close else "; expected"
+    return f"{cut(key) or repr(key)}: unknown setting{hint} {', '.join(known)}"
+
+
+def _more(detail: Any) -> str:
+    """What the words for the kind leave out."""
+    if detail["type"] == "value_error":
+        more = str(detail["ctx"]["error"])
+    elif detail["type"] == "less_than_equal" and detail["ctx"]["le"] == LARGEST_NUMBER:
+        more = MORE["finite_number"]
+    else:
+        more = MORE.get(detail["type"], "")
+    return f" ({more})" if more else ""
+
+
+def _locate(loc: tuple[int | str, ...], root: type[Any]) -> tuple[str, type[Any], Any]:
+    """Of an error's place: the dotted key, the group that it is in, and what is expected there."""
+    section, kind, names = root, None, []
+    inner: type[Any] | None = root
     for part in loc:
-        if isinstance(part, int) and get_args(inner):  # an entry of a list of sections
-            inner = get_args(inner)[0]
-        else:
-            field = model.model_fields.get(str(part))
-            inner = field.annotation if field else None
-        names.append(str(part))
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
-        elif not _lists_sections(inner):
+        if inner is None:
             break
-    return ".".join(names), list(model.model_fields)
+        if is_union(kind):  # the validator's name for a member of it
+            if part != inner.__name__:
+                break
+            kind = inner
+            continue
+        names.append(str(part))
+        if isinstance(part, int) and kind is not None:  # an entry of a list of groups
+            kind = get_args(kind)[0]
+        else:
+            section = inner
+            kind = get_type_hints(section, include_extras=True).get(str(part))
+        inner = group_of(kind)
+    return ".".join(names), section, kind
 
 
-def _lists_sections(kind: Any) -> bool:
-    entry = next(iter(get_args(kind)), None)
-    return get_origin(kind) is tuple and isinstance(entry, type) and issubclass(entry, BaseModel)
+def group_of(kind: Any) -> type[Any] | None:
+    """The group of settings that a kind of value is, lists or has among its members."""
+    if dataclasses.is_dataclass(kind):
+        return kind if isinstance(kind, type) else None
+    if is_union(kind) or get_origin(kind) in (tuple, Annotated):
+        return next((found for member in get_args(kind) if (found := group_of(member))), None)
+    return None
 
 
 def inside(key: str, problem: str) -> bool:

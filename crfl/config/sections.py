@@ -3,59 +3,49 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from crfl.config.section import Section, section
+from crfl.config.values import (
+    Attackers,
+    ClientNames,
+    Count,
+    DataName,
+    Folder,
+    Labels,
+    Many,
+    Nonnegative,
+    PartitionName,
+    Positive,
+    PositiveInt,
+    PositiveOrInfinite,
+    Probability,
+    Rates,
+    Rounds,
+    Scale,
+    Share,
+    Trigger,
+    Word,
+)
 
 if TYPE_CHECKING:
     import torch
 
-DataName = Literal["digits", "mnist", "emnist", "cifar10", "loan", "custom"]
-PartitionName = Literal["iid", "dirichlet", "natural"]
 
-
-def _number(value: object) -> object:
-    other = type(value).__name__ in ("bool", "bool_", "bytes") or getattr(value, "shape", ()) != ()
-    if other or value != value or str(value).lower().strip("+-.") == "nan":
-        raise ValueError("a number")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-PositiveInt = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Nonnegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-Share = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
-Place = str | tuple[Count, Count]
-Trigger = str | tuple[Place, ...]
-Scale = Positive | Literal["replace"]
-Labels = Literal["target", "keep"]
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _in_order(cls, value: object) -> object:
-        if isinstance(value, (set, frozenset)):
-            raise ValueError("a list: a set has no order")
-        return value
-
-
+@section
 class Data(Section):
     """What is learnt from, and how it is dealt out to the clients."""
 
     name: DataName = "digits"
-    clients: PositiveInt | Annotated[tuple[str, ...], Field(min_length=1)] = 10
+    """Which data set; "custom" is data of your own, which you give to `crfl.train`."""
+    clients: Many | ClientNames = 10
     """N, or the clients' names where the data has natural clients (LOAN: states)."""
     partition: PartitionName = "iid"
+    """Equal shards at random, unequal label mixes (dirichlet), or the data's own clients (natural)."""
     dirichlet_alpha: Positive = 0.5
     """Concentration of the dirichlet partition: small means unequal label mixes."""
-    root: Path | None = None
+    root: Folder | None = None
     """Folder of the data; default $CRFL_DATA_DIR, else ./data."""
 
     @property
@@ -64,10 +54,11 @@ class Data(Section):
         return self.clients if isinstance(self.clients, int) else len(self.clients)
 
 
+@section
 class Features(Section):
     """The fixed map from samples to the features that the clients learn from; no client can influence it."""
 
-    map: str = "none"
+    map: Word = "none"
     """"none", "scattering", or a name in crfl.features.FEATURE_MAPS."""
     public: Count = 0
     """Training samples that belong to the server: they set mean, scale and whitening, and no client trains on them."""
@@ -77,6 +68,7 @@ class Features(Section):
     """Project every feature vector on the ball of this radius; null: do not."""
 
 
+@section
 class ModelSettings(Section):
     """The model."""
 
@@ -84,14 +76,15 @@ class ModelSettings(Section):
     """Whether logits are W x + b, or W x."""
 
 
+@section
 class Local(Section):
     """Local training of each client: plain SGD."""
 
     batch_size: PositiveInt = 20
-    """n_B"""
-    epochs: PositiveInt = 1
+    """n_B: samples a batch."""
+    epochs: Many = 1
     """Passes over the shard a round; tau = epochs * floor(n_i / n_B) steps."""
-    learning_rate: Positive | tuple[Positive, ...] = 0.05
+    learning_rate: Positive | Rates = 0.05
     """eta, or eta_i of every client in their order."""
     schedule: Literal["constant", "inverse"] = "constant"
     """"inverse": eta_t = min(learning_rate, 1 / (lambda tau (t + schedule_offset))), lambda being weight_decay or
@@ -118,20 +111,23 @@ class Local(Section):
         return rate if isinstance(rate, tuple) else (rate,) * clients
 
 
+@section
 class Clip(Section):
-    """Clip norm of round t: min(start + slope * t, cap). start = .inf means no clipping."""
+    """Clip norm of round t: rho_t = min(start + slope * t, cap)."""
 
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    start: Positive = 2.0
+    start: PositiveOrInfinite = 2.0
+    """Of rho_t; .inf means no clipping."""
     slope: Nonnegative = 0.1
-    cap: Positive = math.inf
+    """How much rho_t grows a round."""
+    cap: PositiveOrInfinite = math.inf
+    """rho_t never exceeds it."""
 
     def norm(self, round_: int) -> float:
         """rho_t for the round t = 1 .. T."""
         return min(self.start + self.slope * round_, self.cap)
 
 
+@section
 class UpdateClip(Section):
     """Clip norm of the clients' updates as a schedule: S_t = s_t tau eta_t, s_t = end + (start - end) / (1 + t / half).
 
@@ -139,9 +135,9 @@ class UpdateClip(Section):
     """
 
     start: Positive
-    """s_0"""
+    """s_0: at the start."""
     end: Positive
-    """s_infinity"""
+    """s_infinity: at the end of an endless training, at most s_0."""
     half: Positive = 1.0
     """The round in which s_t is halfway."""
 
@@ -150,17 +146,18 @@ class UpdateClip(Section):
         return self.end + (self.start - self.end) / (1 + round_ / self.half)
 
 
+@section
 class Server(Section):
     """Algorithm 1's server: choose who takes part, aggregate, clip, perturb."""
 
-    rounds: PositiveInt = 60
-    """T"""
-    evaluate_every: PositiveInt = 1
+    rounds: Many = 60
+    """T: rounds of training."""
+    evaluate_every: Many = 1
     """Rounds from one evaluation on the test set to the next; the last round always has one."""
     participation: Share = 1.0
     """Share of the clients that take part in a round, drawn anew for each round from the seed."""
-    aggregation: str = "mean"
-    """A name in crfl.aggregation.AGGREGATORS."""
+    aggregation: Word = "mean"
+    """How the updates become one: a name in crfl.aggregation.AGGREGATORS."""
     num_byzantine: Count = 1
     """f: how many malicious clients trimmed_mean, krum and multi_krum are to withstand."""
     clip: Clip = Clip()
@@ -170,7 +167,7 @@ class Server(Section):
     decay: Nonnegative = 0.0
     """lambda of the server's own shrinking: it adds the aggregate to (1 - eta_t lambda)^tau times the model, tau being
     the steps a round of the largest client."""
-    update_clip: Positive | UpdateClip | None = None
+    update_clip: Positive | Annotated[UpdateClip, "a group of start, end and half"] | None = None
     """S_t: the server clips every client's update to this norm before aggregating; null means that it does not."""
 
     def participants(self, clients: int) -> int:
@@ -178,26 +175,40 @@ class Server(Section):
         return max(1, round(self.participation * clients))
 
 
+@section
 class AttackerChanges(Section):
     """What one attacker does otherwise than `attack` says of all; null means: the same."""
 
     scale: Scale | None = None
+    """gamma of this attacker."""
     poisoned_per_batch: Count | None = None
+    """q_B of this attacker."""
     magnitude: Nonnegative | None = None
+    """||delta|| of this attacker's trigger."""
     target: Count | None = None
+    """y_target of this attacker."""
     labels: Labels | None = None
+    """"target" or "keep", as in attack.labels."""
     trigger: Trigger | None = None
-    update: str | None = None
+    """This attacker's trigger."""
+    update: Word | None = None
+    """What this attacker sends, by name."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The settings that are not null."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
+@section
 class Attack(Section):
     """The backdoor: who attacks, when, how strongly."""
 
-    round: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = 10
+    round: Many | Rounds | None = 10
     """t_adv, or several rounds; null means that nobody attacks."""
-    every: PositiveInt | None = None
+    every: Many | None = None
     """Attack again every so many rounds, from attack.round to the last; null means that they do not."""
-    clients: Count | tuple[Count | str, ...] = 1
+    clients: Count | Attackers = 1
     """R: the first R clients attack; or a list of the attackers, by number (from 0) or name."""
     random_clients: bool = False
     """Draw the R attackers from the seed instead."""
@@ -218,7 +229,7 @@ class Attack(Section):
     crfl.attack.triggers.TRIGGERS."""
     distributed: bool = False
     """DBA: the trigger's places are dealt out among the attackers; the backdoored test set carries them all."""
-    update: str | None = None
+    update: Word | None = None
     """A name in crfl.attack.malicious.MALICIOUS that says what attackers send instead of what they learnt."""
     per_attacker: tuple[AttackerChanges, ...] = ()
     """What each attacker does otherwise, in the order of attack.clients; empty, or one entry an attacker."""
@@ -245,16 +256,15 @@ class Attack(Section):
     @property
     def individuals(self) -> tuple[Attack, ...]:
         """The settings of each of the R attackers: their own values, and under `distributed` their own places."""
-        changes = [{k: v for k, v in own if v is not None} for own in self.per_attacker] or [
-            {} for _ in range(self.count)
-        ]
+        changes = [own.changes for own in self.per_attacker] or [{} for _ in range(self.count)]
         if self.distributed and not isinstance(self.trigger, str):
             for i, own in enumerate(changes):
                 own["trigger"] = self.trigger[i :: self.count]
                 own["magnitude"] = self.magnitude * math.sqrt(len(own["trigger"]) / len(self.trigger))
-        return tuple(self.model_copy(update=own) for own in changes)
+        return tuple(replace(self, **own) for own in changes)
 
 
+@section
 class Smoothing(Section):
     """Test-time parameter smoothing and certification (Algorithm 2)."""
 
@@ -262,7 +272,7 @@ class Smoothing(Section):
     """sigma_T: standard deviation of the test-time noise."""
     samples: PositiveInt = 1000
     """M: number of noisy models that vote."""
-    alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)] = 0.001
+    alpha: Probability = 0.001
     """Failure probability that each confidence bound spends."""
     test_samples: PositiveInt | None = None
     """How many test samples are certified, drawn from the seed; null means all."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from crfl.config import Features
 from crfl.data import arrays, checks, own, sources
+from crfl.data.content import content_digest
 from crfl.data.splits import Client, Inputs, RowSplit, Split
 from crfl.devices import resolve_device
 from crfl.features import FeatureMap, FittedMap
@@ -308,27 +308,7 @@ class FederatedData:
     @cached_property
     def digest(self) -> str:
         """Name of the content: equal for equal samples, shards, test split and feature map."""
-        found = hashlib.blake2b(repr((self.scale, self.domain, self.num_classes)).encode(), digest_size=16)
-
-        def add(shape: tuple[int, ...], parts: Iterable[Tensor]) -> None:
-            found.update(repr(shape).encode())
-            for part in parts:
-                found.update(part.cpu().contiguous().numpy().data)
-
-        def add_split(split: Split, columns: int) -> None:
-            add((len(split), columns), (block.x for block in split.blocks(8192)))
-            add((len(split),), [split.y])
-
-        for tensor in (self.x, self.y, *self.shards):
-            add(tuple(tensor.shape), [tensor])
-        add_split(self.test, self.num_features)
-        if self.public_rows is not None:
-            add((len(self.public_rows),), [self.public_rows])
-        if self.origin is not None and self.feature_map is not None:
-            found.update(repr((self.origin.scale, self.feature_map.settings, self.input_shape)).encode())
-            add(tuple(self.origin.x.shape), [self.origin.x])
-            add_split(self.origin.test, self.num_inputs)
-        return found.hexdigest()
+        return content_digest(self)
 
     @cached_property
     def max_feature_norm(self) -> float:

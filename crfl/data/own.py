@@ -57,7 +57,9 @@ def deal(
         dealt = partition.iid(len(rest), clients, generator)
     else:
         dealt = partition.dirichlet(y[rest], clients, alpha, generator)
-    return Dealt(tuple(rest[own] for own in dealt) if public else dealt, rows if public else None, name)
+    if public:
+        dealt = rest[torch.cat(dealt)].split([len(own) for own in dealt])
+    return Dealt(dealt, rows if public else None, name)
 
 
 def common_shape(

@@ -48,7 +48,7 @@ class ReferenceEngine:
         decay = self.local.weight_decay
         optimizer = torch.optim.SGD(module.parameters(), lr=learning_rate, weight_decay=decay)
         for rows in self._batches(client, round_):
-            x, y = self.data.features(rows).to(global_model.dtype), self.data.y[rows].clone()
+            x, y = self.data.x[rows].to(global_model.dtype) * self.data.scale, self.data.y[rows].clone()
             if attacker is not None:
                 attacker.poison(self.data, rows, x, y)
             optimizer.zero_grad()

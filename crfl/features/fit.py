@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ def fit_map(
     if not len(public):
         return fitted
     _check_by_itself(fitted, public[:3])
-    raw = np.concatenate([block.double().cpu().numpy() for block in fitted.raw(public)])
+    raw = _collected(fitted, public)
     if not np.isfinite(raw).all():
         raise DataError(
             f"features.map: {fitted.name!r} made NaN or infinity of a public sample, expected finite numbers"
@@ -88,10 +89,20 @@ def fit_map(
         raw /= scale
         inside = into_ball(torch.from_numpy(raw), 1.0).numpy()
         constants["centre"], constants["directions"] = whitening(inside, settings.whiten)
-        if not np.isfinite(constants["directions"]).all():
-            raise DataError("features.whiten: the public samples are all alike, expected samples that differ")
     tensors: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in constants.items()}
     return replace(fitted, **tensors)
+
+
+def _collected(fitted: FittedMap, public: Tensor) -> npt.NDArray[np.float64]:
+    """What the function makes of the public samples, (m, d_f), in memory that is taken once."""
+    raw = np.empty((0, 0))
+    start = 0
+    for block in fitted.raw(public):
+        if not start:
+            raw = np.empty((len(public), block.shape[1]))
+        raw[start : start + len(block)] = block.cpu().numpy()
+        start += len(block)
+    return raw
 
 
 def _check_public(settings: Features, count: int) -> None:

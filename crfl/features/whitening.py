@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
+from crfl.errors import DataError
+
 Array = npt.NDArray[np.float64]
 
 MIN_SCALE = 1e-3
@@ -45,6 +47,9 @@ def whitening(samples: Array, dimensions: int) -> tuple[Array, Array]:
     Returns:
         (d,) and (d, k): features are whitened as (x - mean) @ directions.
 
+    Raises:
+        DataError: If all samples are alike.
+
     Example:
         >>> import numpy as np
         >>> mean, directions = whitening(np.array([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0]]), 1)
@@ -61,6 +66,8 @@ def whitening(samples: Array, dimensions: int) -> tuple[Array, Array]:
     if d > m:
         vectors = centred.T @ vectors
         vectors /= np.maximum(np.linalg.norm(vectors, axis=0), np.finfo(np.float64).tiny)
+    if not deviations[0] > 0:
+        raise DataError("features.whiten: the public samples are all alike, expected samples that differ")
     signs = np.sign(
         vectors[np.abs(vectors).argmax(axis=0), np.arange(dimensions)]
     )  # eigenvectors have none of their own

@@ -44,7 +44,7 @@ def make_record(rounds, **changes):
         data_independent_weights=True,
         bias=True,
         optimizer="sgd",
-        precision="float32",
+        precision="float64",
         learning_rates=(0.02,) * 4,
         weight_decay=0.0,
         batch_size=5,

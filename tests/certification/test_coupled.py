@@ -1,6 +1,7 @@
 """Budgets of the coupling certificate, and where it is refused."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crfl.certification import exact_bounds, margin_budget, smoothing_budget
-from crfl.certification.coupled import check_coupled, smoothing_budget_from_logs
+from crfl.certification.coupling.refusals import check_clients, check_coupled
+from crfl.certification.margin import smoothing_budget_from_logs
 from crfl.errors import CertificateError
 from crfl.record import DroppedRecord
 from tests.certification.records import attacker, make_record, make_round
@@ -70,32 +72,38 @@ SOUND = make_record([make_round(1, [attacker()])])
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"aggregation": "rfa"}, "server.aggregation is 'rfa'"),
-        ({"aggregation": "krum"}, "server.aggregation is 'krum'"),
+        ({"aggregation": "rfa", "data_independent_weights": False}, "server.aggregation is 'rfa'"),
         ({"optimizer": "momentum"}, "optimizer is 'momentum'"),
         ({"learning_rates": (0.02, 0.02, 0.02, 0.1601)}, "above 0.16 = "),
+        ({"bias": False, "learning_rates": (0.1667,) * 4}, "the largest norm of x:"),
         ({"weight_decay": 50.0, "learning_rates": (0.03,) * 4}, "local.learning_rate is 0.03"),
         ({"max_feature_norm": math.nan}, "local.learning_rate"),
         ({"rounds": (make_round(1, [attacker()], start_spectral_norm=None),)}, "not softmax regression"),
         ({"rounds": (make_round(1, [attacker()], weights=(0.5, 0.5, 0.5, -0.5)),)}, "weight is negative"),
+        ({"rounds": (make_round(1, [attacker()], decay=1.5),)}, "kappa_t lies outside"),
+        ({"rounds": (make_round(1, [attacker()], start_norm=math.inf),)}, "not finite"),
         ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(2, "not finite"),)),)}, "dropped"),
-        ({"update_clip": 0.4}, "below 0.424264 = tau eta"),
-        ({"update_clip": 10.0, "weight_decay": 0.1}, "weight_decay is not covered"),
+        (
+            {"rounds": (make_round(1, [attacker()], update_clip=9.0, dropped=(DroppedRecord(2, "not finite"),)),)},
+            "dropped",
+        ),
+        ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(0, "not finite"),)),)}, "dropped"),
         ({"rounds": (make_round(1, [attacker(update="sign_flip")]),)}, "unknown norm"),
         ({"benign": True, "rounds": (make_round(1, [attacker(update="x", update_norm=0.0)]),)}, "unknown norm"),
+        ({"norm_bound": 1.0}, "above the bound 1"),
+        ({"precision": "bfloat16"}, "nothing is known of its rounding"),
+        ({"precision": "float32", "learning_rates": (1e-8,) * 4}, "Train with local.precision: float64"),
     ],
 )
 def test_refused_with_the_reason(change, reason):
     check_coupled(SOUND)
-    from dataclasses import replace
-
     with pytest.raises(CertificateError, match=reason.replace("(", r"\(")):
         check_coupled(replace(SOUND, **change))
 
 
 def test_all_reasons_at_once():
     with pytest.raises(CertificateError) as error:
-        check_coupled(make_record([make_round(1)], aggregation="rfa", optimizer="adam"))
+        check_coupled(make_record([make_round(1)], aggregation="rfa", data_independent_weights=False, optimizer="adam"))
     assert "rfa" in str(error.value)
     assert "adam" in str(error.value)
 
@@ -123,3 +131,20 @@ def test_known_norms_of_malicious_updates_are_enough():
 def test_certain_classes_make_no_noise():
     with np.errstate(all="raise"):
         assert smoothing_budget([1.0, 0.0, 1.0], [1.0, 0.0, 0.0], noise=0.1).tolist() == [0.0, 0.0, np.inf]
+
+
+def test_a_schedule_may_bring_long_steps_below_the_limit():
+    long = make_record([make_round(1, learning_rate_cap=0.16)], learning_rates=(1.0,) * 4)
+    check_coupled(long)
+    with pytest.raises(CertificateError, match="above 0.16"):
+        check_coupled(replace(long, rounds=(*long.rounds, make_round(2, learning_rate_cap=0.2))))
+
+
+def test_own_rules_with_fixed_weights_and_small_clips_are_covered():
+    check_coupled(make_record([make_round(1, [attacker()], update_clip=0.01)], aggregation="mine", weight_decay=0.1))
+
+
+def test_clients_need_a_clip_in_every_round():
+    with pytest.raises(CertificateError, match=r"set server\.update_clip"):
+        check_clients(make_record([make_round(1, update_clip=1.0), make_round(2)]))
+    check_clients(make_record([make_round(1, update_clip=1.0)]))

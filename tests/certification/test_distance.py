@@ -10,20 +10,28 @@ from hypothesis import strategies as st
 
 from crfl.certification import sharp_lipschitz
 from crfl.certification._monotone import largest_below
-from crfl.certification.coupling.distance import CoupledScenario, _clipped
-from crfl.certification.coupling.rounds import RoundBounds
+from crfl.certification.coupling.clipping import clip_factor, clipped_distance
+from crfl.certification.coupling.distance import CoupledScenario
+from crfl.certification.coupling.expansion import expansion
+from crfl.certification.coupling.local import LocalTraining
+from crfl.certification.coupling.poison import poison
+from crfl.certification.coupling.rounding import Rounding
 from crfl.errors import CertificateError
 from tests.certification.records import attacker, make_record, make_round
 
 B = 5.0
-SPREAD = 1 + math.sqrt(3 * 4 / 16)  # nobody scales: sqrt(sum p^2 tau) with p = 1/4, tau = 3
+TINY = 1e-10
+"""More than rounding in float64 adds to these records."""
 
 
-def slack(scale=1.0, norm=2.5, rate=0.02, bound=B):
-    """4 u ||w|| (1 + sqrt(sum (p gamma)^2 tau) + sum p gamma tau m), m the share of steps that rounding drowns."""
-    unit = 2.0**-24 * norm
-    drowned = min(1.0, 100 * unit / (rate * math.sqrt(2) * bound))
-    return 4 * unit * (1 + math.sqrt(3 * (3 + scale**2) / 16) + 3 * (3 + scale) / 4 * drowned)
+def growth(record, round_, crew, copies=None):
+    """Lambda of a round without update clips, or of large distances."""
+    return float(expansion(Rounding(LocalTraining(record)), round_, tuple(crew), copies).factor(np.array([1e6]))[0])
+
+
+def added(record, round_, crew, magnitude, before=0.0, copies=None):
+    rounding = Rounding(LocalTraining(record))
+    return poison(rounding, round_, tuple(crew), np.array([magnitude]), np.array([before]), copies)[0]
 
 
 def by_hand(magnitude, start=1.5, scale=5.0, weight=0.25, ratios=(0.2, 0.2, 0.2), rate=0.02, flip=True, decay=0.0):
@@ -46,15 +54,15 @@ def test_attack_round_by_hand(magnitude, ratios, flip, decay):
     record = make_record([make_round(1, [attacker(poison_ratios=ratios, label_flip=flip)])], weight_decay=decay)
     expected = by_hand(magnitude, ratios=ratios, flip=flip, decay=decay)
     found = CoupledScenario(record, before_clip=True).cost(magnitude)
-    assert found == pytest.approx(expected + slack(5.0), rel=1e-12)
+    assert expected < found < expected + TINY
 
 
 def test_attackers_add_up():
-    crew = [attacker(0), attacker(1, scale=2.0, poison_ratios=(1.0,)), attacker(2, weight=0.1, learning_rate=0.05)]
-    record = make_record([make_round(1, crew, weights=(0.25, 0.25, 0.1, 0.4))])
-    found = RoundBounds(record).poisoning(record.rounds[0], tuple(crew), np.array([0.3]), np.zeros(1))[0]
+    crew = [attacker(0), attacker(1, scale=2.0, poison_ratios=(1.0,)), attacker(2, weight=0.1)]
+    rates = (0.02, 0.02, 0.05, 0.02)
+    record = make_record([make_round(1, crew, weights=(0.25, 0.25, 0.1, 0.4))], learning_rates=rates)
     expected = by_hand(0.3) + by_hand(0.3, scale=2.0, ratios=(1.0,)) + by_hand(0.3, weight=0.1, rate=0.05)
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert added(record, record.rounds[0], crew, 0.3) == pytest.approx(expected, rel=1e-9)
 
 
 def test_domain_bounds_the_poisoned_samples():
@@ -67,7 +75,7 @@ def test_domain_bounds_the_poisoned_samples():
     kappa = 1.5 + 0.02 * math.sqrt(2) * np.array([0, 1, 2]) * (0.8 * math.sqrt(5) + 0.2 * math.sqrt(7))
     change = sharp_lipschitz(kappa, math.sqrt(7)) * math.sqrt(6) + math.sqrt(2) * math.sqrt(5)
     change = np.minimum(change, math.sqrt(2) * (math.sqrt(5) + math.sqrt(7)))
-    assert far - slack(5.0, bound=math.sqrt(5)) == pytest.approx(0.25 * 5 * 0.02 * 0.2 * change.sum(), rel=1e-12)
+    assert far == pytest.approx(0.25 * 5 * 0.02 * 0.2 * change.sum(), rel=1e-12)
 
 
 def test_without_domain_nothing_bounds_them():
@@ -81,7 +89,7 @@ def test_without_domain_nothing_bounds_them():
 )
 def test_what_cannot_change_anything_costs_nothing(harmless):
     scenario = CoupledScenario(make_record([make_round(1, [attacker(**harmless)])]), before_clip=True)
-    assert scenario.cost(math.inf) == 0
+    assert scenario.cost(math.inf) == (0 if "weight" not in harmless else pytest.approx(0, abs=TINY))
     assert scenario.radius(np.array([1e-9, 0.0])).tolist() == [math.inf, 0.0]
 
 
@@ -92,17 +100,15 @@ def on_the_ball(distance, norm, rho):
 
 def test_clipping_contracts():
     """Both models outside the ball: by the angle between them, in which rho / n is the leading term."""
-    attack = make_round(1, [attacker()], pre_clip_norm=4.0, start_norm=1.0)
+    attack = make_round(1, [attacker()], pre_clip_norm=4.0)
     quiet = [make_round(2, pre_clip_norm=2.0), make_round(3, pre_clip_norm=6.0, clip_norm=2.0)]
     scenario = CoupledScenario(make_record([attack, *quiet]), before_clip=False)
     found = scenario.distances(0.1)
-    first = by_hand(0.1) + slack(5.0, 4.0)
+    first = by_hand(0.1)
     clipped = on_the_ball(first, 4.0, 3.0)
     assert first * 3 / 4 < clipped < first * 3 / (4.0 - first)
-    second = clipped + slack(norm=2.0)
-    third = second + slack(norm=6.0)
-    expected = [[first, clipped], [second, second], [third, on_the_ball(third, 6.0, 2.0)]]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    expected = [[first, clipped], [clipped, clipped], [clipped, on_the_ball(clipped, 6.0, 2.0)]]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert scenario.cost(0.1) == found[-1, 1]
     assert CoupledScenario(scenario.record, before_clip=True).cost(0.1) == found[-1, 0]
 
@@ -114,8 +120,7 @@ def test_clipping_contracts_real_vectors_as_claimed():
     for _ in range(2000):
         norm, rho = rng.uniform(0.5, 3), rng.uniform(0.3, 3)
         distance = norm * 10 ** rng.uniform(-3, 0.5)
-        stage = make_round(1, pre_clip_norm=norm, clip_norm=rho)
-        bound = _clipped(np.array([distance]), stage)[0]
+        bound = clipped_distance(np.array([distance]), norm, rho)[0]
         a = np.array([norm, 0.0])
         angles = np.linspace(0, np.pi, 400)
         b = a + distance * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -128,43 +133,46 @@ def test_clipping_contracts_real_vectors_as_claimed():
 
 
 def test_clipping_never_expands_and_rises_with_the_distance():
-    stage = make_round(1, pre_clip_norm=4.0, clip_norm=1.5)
     distances = np.append(np.geomspace(1e-12, 1e6, 4000), np.inf)
-    bound = _clipped(distances, stage)
+    bound = clipped_distance(distances, 4.0, 1.5)
     assert (bound <= distances).all()
     assert (np.diff(bound) >= -1e-15).all()
     assert bound[-1] == 3.0
-    assert np.array_equal(_clipped(distances, make_round(1, pre_clip_norm=1.0, clip_norm=1.5)), distances)
+    assert np.array_equal(clipped_distance(distances, 1.0, 1.5), distances)
+    factor = clip_factor(distances[:-1], 4.0, 1.5)
+    assert (np.diff(factor) >= -1e-15).all()  # Lemma 16
+    assert (bound[:-1] <= factor * distances[:-1] * (1 + 1e-14)).all()
+    assert factor[0] == pytest.approx(1.5 / 4)
 
 
 def test_growth_without_scaling_is_one():
     record = make_record([])
-    assert RoundBounds(record).growth(make_round(1), ()) == pytest.approx(1, abs=1e-15)
-    assert RoundBounds(record).growth(make_round(1, weights=(0.5, 0, 0, 0.5)), ()) == pytest.approx(1, abs=1e-15)
+    assert growth(record, make_round(1), ()) == pytest.approx(1, abs=1e-12)
+    assert growth(record, make_round(1, weights=(0.5, 0, 0, 0.5)), ()) == pytest.approx(1, abs=1e-12)
 
 
 def test_growth_with_weight_decay_contracts():
     record = make_record([], weight_decay=2.0, client_sizes=(15, 15, 30, 30))
-    found = RoundBounds(record).growth(make_round(1), ())
-    assert found == pytest.approx((2 * 0.96**3 + 2 * 0.96**6) / 4, rel=1e-14)
+    found = growth(record, make_round(1), ())
+    assert found == pytest.approx((2 * 0.96**3 + 2 * 0.96**6) / 4, rel=1e-9)
 
 
 def test_growth_of_scaled_rounds():
     """max(1, 2 S alpha - 1), alpha = A / (1 + A), A = tau a / (1 - a), a = eta B^2 / 4."""
-    bounds = RoundBounds(make_record([]))
+    plain = make_record([])
     a = 0.02 * 25 / 4
     alpha = (3 * a / (1 - a)) / (1 + 3 * a / (1 - a))
     for scale in (1.0, 2.0, 10.0, 100.0):
         crew = (attacker(scale=scale),)
         total = 0.75 + 0.25 * scale
         expected = max(1.0, 2 * total * alpha - 1)
-        assert bounds.growth(make_round(1, crew), crew) == pytest.approx(expected, rel=1e-12)
+        assert growth(plain, make_round(1, crew), crew) == pytest.approx(expected, rel=1e-12)
     meek = (attacker(scale=0.3, weight=1.0),)  # |1 - 0.3 alpha| + 0.3 alpha = 1
-    alone = RoundBounds(make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",)))
-    assert alone.growth(make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
-    edge = RoundBounds(make_record([], learning_rates=(0.16,) * 4))  # a = 1: nothing is gained over 2 S - 1
+    alone = make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",))
+    assert growth(alone, make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
+    edge = make_record([], learning_rates=(0.16,) * 4)  # a = 1: nothing is gained over 2 S - 1
     crew = (attacker(scale=5.0),)
-    assert edge.growth(make_round(1, crew), crew) == pytest.approx(2 * 2 - 1, rel=1e-12)
+    assert growth(edge, make_round(1, crew), crew) == pytest.approx(2 * 2 - 1, rel=1e-12)
 
 
 @given(st.integers(0, 10**6))
@@ -185,17 +193,16 @@ def test_growth_holds_for_linear_gradients(seed):
             curvature = q @ np.diag(rng.choice([0, beta, rng.uniform(0, beta)], size=3)) @ q.T
             local = (np.eye(3) - rate * (curvature + decay * np.eye(3))) @ local
         total = total + 0.25 * (scale if client == 0 else 1.0) * (local - np.eye(3))
-    assert np.linalg.norm(total, 2) <= RoundBounds(record).growth(make_round(1, crew), crew) * (1 + 1e-12)
+    assert np.linalg.norm(total, 2) <= growth(record, make_round(1, crew), crew) * (1 + 1e-12)
 
 
 def test_several_attack_rounds():
     record = make_record([make_round(1, [attacker()]), make_round(2, [attacker(scale=10.0)])])
-    bounds = RoundBounds(record)
-    first = by_hand(0.1) + slack(5.0)
-    growth = bounds.growth(record.rounds[1], record.rounds[1].attackers)
-    second = growth * first + by_hand(0.1, start=1.5 + first, scale=10.0) + slack(10.0)
+    first = by_hand(0.1)
+    expands = growth(record, record.rounds[1], record.rounds[1].attackers)
+    second = expands * first + by_hand(0.1, start=1.5 + first, scale=10.0)
     found = CoupledScenario(record, before_clip=True).distances(0.1)
-    np.testing.assert_allclose(found[:, 0], [first, second], rtol=1e-12)
+    np.testing.assert_allclose(found[:, 0], [first, second], rtol=1e-9)
 
 
 def test_any_round_is_the_worst_of_all_rounds():
@@ -208,7 +215,7 @@ def test_any_round_is_the_worst_of_all_rounds():
 
     known = [CoupledScenario(attacked(t), before_clip=False).cost(0.2) for t in range(1, 9)]
     found = CoupledScenario(attacked(8), before_clip=False, any_round=True).cost(0.2)
-    assert max(known) <= found <= max(known) + 8 * slack(5.0, 4.0)
+    assert max(known) <= found <= max(known) + TINY
     assert len({round(k, 6) for k in known}) > 3
 
 
@@ -225,27 +232,29 @@ def test_any_round_heeds_who_takes_part():
 
 def test_clipped_updates_bound_the_attackers():
     crew = (attacker(scale=1000.0),)
-    record = make_record([make_round(1, crew), make_round(2, crew)], update_clip=0.5)
-    bounds = RoundBounds(record)
-    assert bounds.poisoning(record.rounds[0], crew, np.array([10.0]), np.zeros(1))[0] == pytest.approx(2 * 0.25 * 0.5)
-    assert bounds.poisoning(record.rounds[0], crew, np.array([math.inf]), np.zeros(1))[0] == pytest.approx(0.25)
+    rounds = [make_round(t, crew, update_clip=0.5) for t in (1, 2)]
+    record = make_record(rounds)
+    assert added(record, rounds[0], crew, 10.0) == pytest.approx(2 * 0.25 * 0.5)
+    assert added(record, rounds[0], crew, math.inf) == pytest.approx(0.25)
     small = (attacker(scale=1.0),)  # never reaches S
-    assert bounds.poisoning(record.rounds[0], small, np.array([0.1]), np.zeros(1))[0] == pytest.approx(
-        by_hand(0.1, scale=1.0)
-    )
+    assert added(record, rounds[0], small, 0.1) == pytest.approx(by_hand(0.1, scale=1.0))
     a = 0.02 * 25 / 4
     alpha = 3 * a / (1 + 2 * a)
-    assert bounds.growth(record.rounds[1], crew) == pytest.approx(1 + 2 * 0.25 * 1000 * alpha)
-    assert bounds.growth(record.rounds[1], small) == pytest.approx(1)
+    assert growth(record, rounds[1], crew) == pytest.approx(1 + 2 * 0.25 * 1000 * alpha)
+    far = expansion(Rounding(LocalTraining(record)), rounds[1], crew)
+    assert far(np.array([100.0]))[0] == pytest.approx(100 + 2 * 0.25 * 0.5)  # but by at most 2 p S
+    assert growth(record, rounds[1], small) == pytest.approx(1)
 
 
 def test_malicious_updates_count_by_their_norm():
     bad = attacker(update="sign_flip", update_norm=0.7, scale=3.0)
     record = make_record([make_round(1, [bad])])
     found = CoupledScenario(record, before_clip=True).cost(0.0)
-    assert found == pytest.approx(0.25 * 0.7 + slack(), rel=1e-12)
-    clipped = CoupledScenario(replace(record, benign=True, update_clip=0.6), before_clip=True)
-    assert clipped.cost(0.0) == pytest.approx(0.25 * 0.6 + slack(), rel=1e-12)
+    assert found == pytest.approx(0.25 * 0.7, rel=1e-9)
+    clipped = CoupledScenario(
+        replace(record, benign=True, rounds=(replace(record.rounds[0], update_clip=0.6),)), before_clip=True
+    )
+    assert clipped.cost(0.0) == pytest.approx(0.25 * 0.6, rel=1e-9)
     with pytest.raises(CertificateError, match="max_malicious counts"):
         clipped.cost(0.1, attackers=2)
 
@@ -255,8 +264,8 @@ def test_levels_restate_the_attack():
     scenario = CoupledScenario(record, before_clip=True)
     assert scenario.cost(0.1, poisoned=1) == scenario.cost(0.1)  # 1 of 5 is what is on record
     assert scenario.cost(0.1, poisoned=0) == 0
-    assert scenario.cost(0.1, poisoned=3) - slack(5.0) == pytest.approx(by_hand(0.1, ratios=(0.6,) * 3), rel=1e-12)
-    assert scenario.cost(0.1, attackers=3) - slack(5.0) == pytest.approx(3 * by_hand(0.1), rel=1e-4)
+    assert scenario.cost(0.1, poisoned=3) == pytest.approx(by_hand(0.1, ratios=(0.6,) * 3), rel=1e-9)
+    assert scenario.cost(0.1, attackers=3) == pytest.approx(3 * by_hand(0.1), rel=1e-4)
     nobody = CoupledScenario(make_record([make_round(1)]), before_clip=True)
     assert nobody.cost(5.0) == 0
     with pytest.raises(CertificateError, match="nobody attacked"):
@@ -278,9 +287,9 @@ def test_so_many_attackers_cost_no_less_than_those_on_record(seed):
         )
         for client in range(int(rng.integers(1, 4)))
     )
-    rounds = [make_round(t, crew if t % 2 else (), weights=tuple(weights)) for t in range(1, 6)]
-    changes = {} if rng.integers(2) else {"update_clip": float(rng.uniform(0.5, 3))}
-    scenario = CoupledScenario(make_record(rounds, **changes), before_clip=True)
+    clip = {} if rng.integers(2) else {"update_clip": float(rng.uniform(0.5, 3))}
+    rounds = [make_round(t, crew if t % 2 else (), weights=tuple(weights), **clip) for t in range(1, 6)]
+    scenario = CoupledScenario(make_record(rounds), before_clip=True)
     for magnitude in (0.0, 0.01, 1.0):
         costs = [scenario.cost(magnitude, attackers=n) for n in range(len(crew) + 2)]
         assert scenario.cost(magnitude) <= costs[len(crew)] * (1 + 1e-12)
@@ -292,9 +301,7 @@ def test_rounding_counts_from_the_first_round_of_a_run_that_is_attacked():
     """Two runs of one stack may differ in the last bits before anybody attacks."""
     record = make_record([make_round(t, [attacker()] if t == 3 else ()) for t in range(1, 5)])
     found = CoupledScenario(record, before_clip=True).distances(0.1)[:, 0]
-    assert found[0] == pytest.approx(slack(), rel=1e-12)
-    assert found[1] == pytest.approx(2 * slack(), rel=1e-12)
-    assert found[2] == pytest.approx(2 * slack() + slack(5.0) + by_hand(0.1, start=1.5 + 2 * slack()), rel=1e-9)
+    assert 0 < found[0] < found[1] < TINY
     unknown = CoupledScenario(record, before_clip=True, any_round=True).distances(0.1)[:, 0]
     assert (unknown >= found).all()
 
@@ -310,14 +317,6 @@ def test_an_unknown_round_is_no_better_than_any_known_one():
         scenario = CoupledScenario(make_record(rounds), before_clip=True)
         for magnitude in (0.0, 1e-9, 1e-3):
             assert benign.cost(magnitude) >= scenario.cost(magnitude) * (1 - 1e-12)
-
-
-def test_rounding_of_steps_that_drown_in_it_adds_up():
-    short = make_record([make_round(1, [attacker()])], learning_rates=(1e-9,) * 4)
-    bounds = RoundBounds(short)
-    unit = 4 * 2.0**-24 * 2.5
-    spread = math.sqrt(3 * (3 + 25) / 16) + 3 * 8 / 4
-    assert bounds.rounding(short.rounds[0], short.rounds[0].attackers) == pytest.approx(unit * (1 + spread), rel=1e-12)
 
 
 @settings(max_examples=30)

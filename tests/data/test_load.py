@@ -113,7 +113,10 @@ def spoiled(content):
         "signed bytes": (b"\0\0\x09\3" + content[4:], "begins with 00 00 09 03, expected 00 00 08 03"),
         "floats": (b"\0\0\x0d\3" + content[4:], "begins with 00 00 0d 03, expected 00 00 08 03"),
         "labels": (idx(np.zeros(60, dtype=np.uint8)), "begins with 00 00 08 01, expected 00 00 08 03"),
-        "little-endian": (content[:4] + np.array([60, 28, 28], dtype="<u4").tobytes() + content[16:], "bytes, expected"),
+        "little-endian": (
+            content[:4] + np.array([60, 28, 28], dtype="<u4").tobytes() + content[16:],
+            "bytes, expected",
+        ),
         "huge": (content[:4] + b"\xff" * 12 + content[16:], f"bytes, expected {16 + (2**32 - 1) ** 3} by its header"),
         "other size": (idx(np.zeros((60, 28, 27), dtype=np.uint8)), r"shape \(60, 28, 27\) and 60 labels"),
         "no images": (idx(np.zeros((0, 28, 28), dtype=np.uint8)), r"shape \(0, 28, 28\) and 60 labels"),

@@ -66,7 +66,7 @@ def crew_of(exp, data, t):
         own = {k: getattr(a, k) for k in ("scale", "poisoned_per_batch", "target", "labels", "trigger", "update")}
         own["magnitude"] = a.magnitude
         if a.per_attacker:
-            own.update({k: v for k, v in a.per_attacker[i].model_dump().items() if v is not None})
+            own.update(a.per_attacker[i].changes)
         if not isinstance(own["trigger"], str):
             own["pixel"] = own["magnitude"] / math.sqrt(max(1, len(own["trigger"])))
         if a.distributed:

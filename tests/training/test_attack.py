@@ -13,7 +13,7 @@ from crfl.attack.plan import Plan
 from crfl.attack.triggers import TRIGGERS, Pattern, edge_cases, make_trigger
 from crfl.data.federated import FederatedData, Split
 from crfl.errors import DataError, InvalidUpdateWarning, SettingsError, TrainingError
-from crfl.runs import store
+from crfl.runs import record_file
 from crfl.server import project
 from tests.interrupted import interrupted
 from tests.training.naive import crew_of, naive_rounds
@@ -261,7 +261,7 @@ def test_hostile_updates_are_dropped_recorded_and_told(data):
         assert round_.weights == pytest.approx([0.0 if hit and i == 3 else rest for i in range(10)])
     assert run.record.rounds[1].attackers[0].update_norm is None
     assert torch.isfinite(run.params).all()
-    assert type(run.record).from_dict(run.record.to_dict()) == run.record
+    assert record_file.loads(record_file.dumps(run.record)) == run.record
 
 
 @pytest.mark.parametrize(
@@ -364,10 +364,10 @@ def test_a_round_without_any_update_fails_and_can_be_resumed(data, tmp_path, mon
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the error says it all
         with pytest.raises(TrainingError, match=r"round 4: no update is left to aggregate, all 10 clients"):
-            store.train(tmp_path, exp, data)
-    assert (tmp_path / "resume.safetensors").exists()
+            crfl.train(exp, data, resume_dir=tmp_path)
+    assert (tmp_path / "resume" / "manifest.json").exists()
     monkeypatch.setitem(MALICIOUS, "mine", MALICIOUS["sign_flip"])
-    resumed = store.train(tmp_path, exp, data)
+    resumed = crfl.train(exp, data, resume_dir=tmp_path)
     whole = crfl.train(exp, data)
     assert torch.equal(resumed.params, whole.params)
     assert resumed.record == whole.record
@@ -377,10 +377,10 @@ def test_a_round_without_any_update_fails_and_can_be_resumed(data, tmp_path, mon
 def test_who_was_dropped_survives_an_interruption(data, tmp_path):
     exp = BASE.override({"attack.round": [2, 5], "attack.update": "nan"})
     with interrupted(3):
-        store.train(tmp_path, exp, data)
+        crfl.train(exp, data, resume_dir=tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told before the interruption
-        resumed = store.train(tmp_path, exp, data)
+        resumed = crfl.train(exp, data, resume_dir=tmp_path)
     assert resumed.record == crfl.train(exp, data).record
 
 

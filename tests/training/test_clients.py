@@ -6,11 +6,11 @@ import torch
 
 import crfl
 from crfl.aggregation import mean
-from crfl.run_batch import RunBatch
 from crfl.data.federated import FederatedData, Split
 from crfl.engines.vectorised import LocalTraining
 from crfl.errors import InvalidUpdateWarning
 from crfl.models.softmax import SoftmaxRegression
+from crfl.run_batch import RunBatch
 from crfl.server import RoundAggregator
 from tests.training.naive import naive_rounds
 

@@ -8,6 +8,7 @@ import torch
 
 import crfl
 from crfl.errors import SettingsError, TrainingError
+from crfl.runs import record_file
 from tests.training.naive import naive_train
 
 BASE = crfl.Experiment().override({"server.rounds": 6, "attack.round": 3, "server.clip.start": 1.5})
@@ -151,7 +152,7 @@ def test_record_tells_what_happened(data):
     ratios = attacked.attackers[0].poison_ratios  # 140 samples: four batches of 33 and one of 8
     assert ratios == pytest.approx([1 / 33] * 4 + [1 / 8])
     assert attacked.attackers[0].strength == pytest.approx(0.1 * 5 * 0.05 * (4 / 33 + 1 / 8))
-    assert type(record).from_dict(record.to_dict()) == record
+    assert record_file.loads(record_file.dumps(record)) == record
 
 
 def test_history_has_a_row_a_round(data):

@@ -188,4 +188,3 @@ def _largest(costs: Callable[[IntArray], FloatArray], budget: FloatArray, limit:
         counts, known = np.append(counts, block), np.append(known, costs(block))
     found: IntArray = np.searchsorted(np.maximum.accumulate(known), budget, side="left").astype(np.int64)
     return found
-

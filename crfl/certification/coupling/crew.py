@@ -16,9 +16,7 @@ def in_round(record: TrainingRecord, crew: Crew, round_: RoundRecord) -> Crew:
     """
     potential = dict(zip(record.attackers, round_.potential_weights, strict=False))
     weights = [max(round_.weights[a.client], potential.get(a.client, 0.0)) for a in crew]
-    return tuple(
-        replace(a, weight=w, potential_weight=w, update_norm=None) for a, w in zip(crew, weights, strict=True)
-    )
+    return tuple(replace(a, weight=w, potential_weight=w, update_norm=None) for a, w in zip(crew, weights, strict=True))
 
 
 def as_models(crew: Crew) -> Crew:

@@ -119,7 +119,9 @@ class _Terms:
             math.inf if round_.update_clip is None else round_.update_clip,
         )
 
-    def factors(self, order: FloatArray, crew: Crew, round_: RoundRecord) -> tuple[FloatArray, FloatArray, float, float]:
+    def factors(
+        self, order: FloatArray, crew: Crew, round_: RoundRecord
+    ) -> tuple[FloatArray, FloatArray, float, float]:
         """Both sides of Lambda if the first j of the clients in `order` count apart, (n + 1,) each; then `scaled`."""
         p, alpha, c, kappa = self.weights, self.alpha, self.contraction, self.decay
         total, size, averaged, averaged_size = p.sum(), p @ c, p @ alpha, p @ (alpha * np.maximum(c, 1.0))

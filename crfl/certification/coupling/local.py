@@ -116,5 +116,3 @@ class LocalTraining:
         """
         moved = self.steps * rates * math.sqrt(2) * self.clean
         return (moved + self.steps * rates * self.record.weight_decay * (norm + moved)) * (1 + gamma(8))
-
-

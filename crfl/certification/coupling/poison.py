@@ -144,5 +144,3 @@ def _alike(record: TrainingRecord, crew: Crew) -> dict[_Kind, float]:
 def _infinite(values: FloatArray) -> FloatArray:
     """NaN, which only 0 times infinity can have made here, taken as infinity: the safe side."""
     return np.where(np.isnan(values), np.inf, values)
-
-

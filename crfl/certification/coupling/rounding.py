@@ -169,7 +169,10 @@ def update_error(
         constant = tau * step.constant + slope * np.maximum(tau - 1, 0) / 2 * pace
         difference = tau * (step.slope + rates * decay)  # ||u|| <= tau pace + this times the largest norm
         return (
-            Affine(slope + unit * difference * largest.slope, constant + unit * (tau * pace + difference * largest.constant)),
+            Affine(
+                slope + unit * difference * largest.slope,
+                constant + unit * (tau * pace + difference * largest.constant),
+            ),
             largest,
         )
 

@@ -121,9 +121,9 @@ class VectorisedEngine:
         model of that run alone: updates (k, 1, P).
         """
         batches, first = self.orders.draw(clients, now.number)
-        order = np.argsort(-self.orders.steps[clients], kind="stable")
         models = now.models if runs is None else now.models[:1]
-        for members in _chunks(order, self._at_once(self.orders.max_batch, models)):
+        at_once = self._at_once(self.orders.max_batch, models)
+        for members in (chunk for alike in self._trained_alike(clients) for chunk in _chunks(alike, at_once)):
             if runs is not None:
                 models = now.models[torch.from_numpy(runs[members])].unsqueeze(1)
             steps = self.orders.steps[clients[members]]
@@ -138,6 +138,18 @@ class VectorisedEngine:
                 columns = self.support.columns[to_device(torch.from_numpy(clients[members]), now.models.device)]
             poisoners = None if attackers is None else [attackers[i] for i in members]
             yield members, self._train(models, counts, places, rates, by_sample, columns, poisoners)
+
+    def _trained_alike(self, clients: IntArray) -> list[IntArray]:
+        """Rows of the clients that may train together, those with the most steps first.
+
+        The samples of a batch may see each other in a module. There, only clients of one size train together, so that
+        no batch needs padding.
+        """
+        order = np.argsort(-self.orders.steps[clients], kind="stable")
+        if self.model.linear or not self.local.keep_last_batch:
+            return [order]
+        sizes = self.orders.sizes[clients]
+        return [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
 
     def _poisoned_updates(self, now: _Round, run: int, attackers: dict[int, Attacker]) -> dict[int, Tensor]:
         """What the attackers of a run learn from poisoned batches, by client."""
@@ -206,7 +218,10 @@ class VectorisedEngine:
         former. `columns` (k, w): features that each client has; None: all.
         """
         data, device = self.data, models.device
-        places, rates, by_sample = (to_device(values, device) for values in (places.clamp(min=0), rates, by_sample))
+        full = [places.shape[1]] * len(counts)
+        widths = full if self.model.linear else [int((batch >= 0).sum(1).max()) for batch in places.split(counts)]
+        padded = torch.where(places < 0, places[:, :1], places)  # by a sample of the same client, at a rate of 0
+        places, rates, by_sample = (to_device(values, device) for values in (padded, rates, by_sample))
         labels = self.labels.index_select(0, places.flatten()).long().view(places.shape)
         decays = rates * self.local.weight_decay
         if columns is not None and self.support is not None:
@@ -217,7 +232,8 @@ class VectorisedEngine:
         stored = self._buffer("stored", x.dtype, counts[0] * places.shape[1], x.shape[1])
         widened = stored if x.dtype == models.dtype else self._buffer("widened", models.dtype, *stored.shape)
         plan = (values.split(counts) for values in (rows, labels, decays, by_sample))
-        for batch, y, decay, rate in zip(*plan, strict=True):
+        for batch, y, decay, rate, width in zip(*plan, widths, strict=True):
+            batch, y, rate = batch[:, :width], y[:, :width], rate[..., :width]
             features = _gather(x, batch.flatten(), stored, widened).view(*batch.shape, -1)
             if attackers is not None:
                 features.mul_(data.scale)

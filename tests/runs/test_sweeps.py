@@ -1,16 +1,27 @@
 """Sweeps: trained once, certified from cached votes, equal to what a user would do by hand."""
 
+import contextlib
 import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import crfl
+from crfl import sweeps
 from crfl.attack.triggers import TRIGGERS
-from crfl.errors import SettingsError
-from crfl.runs import store, sweeps
-from crfl.runs.sweeps import Cache
+from crfl.errors import SettingsError, TrainingError
+from crfl.runs.certificates import load_votes
+from crfl.runs.verify import verify
+from crfl.sweeps import Cache, prefix
+from tests.interrupted import interrupting
 
 EXP = crfl.Experiment().override(
     {"server.rounds": 5, "attack.round": 2, "smoothing.samples": 120, "smoothing.test_samples": 40}
@@ -37,13 +48,15 @@ def test_a_sweep_is_the_runs_by_hand(cache):
     assert found.critical[0] == pytest.approx(2 * found.critical[1])
 
 
-def test_nothing_is_done_twice(cache, monkeypatch):
+def test_nothing_is_done_twice(cache):
     first = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
     assert len(list((cache.root / "runs").iterdir())) == 1  # alpha matters to no run
     assert len(list((cache.root / "votes").iterdir())) == 1
-    monkeypatch.setattr(store, "RunBatch", None)
-    monkeypatch.setattr(sweeps, "smooth", None)
-    again = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
+    (votes,) = (cache.root / "votes").iterdir()
+    written = votes.stat().st_mtime_ns
+    with interrupting(0):
+        again = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
+    assert votes.stat().st_mtime_ns == written
     assert np.array_equal(first.critical, again.critical)
 
 
@@ -80,16 +93,16 @@ def test_votes_depend_on_what_they_are_of(cache):
 
 def test_a_prefix_is_the_shorter_run(cache):
     (run,) = cache.train([EXP], checkpoints=[3, 5])
-    short = sweeps.prefix(run, 3)
+    short = prefix(run, 3)
     alone = crfl.train(EXP.override({"server.rounds": 3}), crfl.load_data(EXP))
     assert torch.equal(short.params, alone.params)
     assert short.record == alone.record
     assert short.history.equals(alone.history)
     with pytest.raises(SettingsError, match=r"rounds: got 4, expected .*\(3, 5\)"):
-        sweeps.prefix(run, 4)
+        prefix(run, 4)
     assert short.experiment == alone.experiment
     with pytest.raises(SettingsError, match=r"attack\.round"):
-        sweeps.prefix(run, 1)
+        prefix(run, 1)
 
 
 def test_processes_train_side_by_side(tmp_path):
@@ -155,20 +168,20 @@ def test_each_value_has_its_own_test_set(cache):
     assert found.certified_accuracy(0.0)[1, 0] == expected
 
 
-def test_a_pair_is_trained_once(cache, monkeypatch):
+def test_a_pair_is_trained_once(cache):
     run, benign = cache.pair(EXP)
     again, _ = crfl.train_pair(EXP, crfl.load_data(EXP))
     assert run.history["distance"].tolist() == again.history["distance"].tolist()
     assert benign.record.benign
-    monkeypatch.setattr(sweeps, "train_pair", None)
-    assert torch.equal(cache.pair(EXP)[0].params, run.params)
+    with interrupting(0):
+        assert torch.equal(cache.pair(EXP)[0].params, run.params)
 
 
 def test_what_is_no_sweep(tmp_path):
     with pytest.raises(SettingsError, match="jobs: got 0"):
         Cache(tmp_path, jobs=0)
     cache = Cache(str(tmp_path))
-    for values, seeds in (([], [0]), ([5.0], [])):
+    for values, seeds in (([], [0]), ([5.0], []), ([5.0], 0)):
         with pytest.raises(SettingsError, match="seeds, values: got none"):
             sweeps.sweep(cache, EXP, "attack.scale", values, seeds=seeds)
 
@@ -199,9 +212,149 @@ def test_a_trigger_that_changes_when_it_is_called(cache, monkeypatch):
 def test_half_a_pair_is_trained_anew(cache):
     run, benign = cache.pair(EXP)
     folder = cache.folder(EXP).with_name(cache.folder(EXP).name + "-pair")
-    (folder / "run" / "params.safetensors").unlink()
-    record = folder / "benign" / "record.json"
-    record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))  # as if other bits had come of it
+    (folder / "run" / "manifest.json").unlink()
+    (folder / "benign" / "record.json").write_text("other bits")
     again, other = cache.pair(EXP)
     assert torch.equal(again.params, run.params)
     assert other.record == benign.record
+
+
+def test_several_settings_and_seeds(cache):
+    grid = {"attack.scale": [5.0, 10.0], "server.noise": [0.01, 0.02]}
+    found = sweeps.sweep(cache, EXP, grid, seeds=2, kind="margin")
+    assert found.values == ((5.0, 0.01), (5.0, 0.02), (10.0, 0.01), (10.0, 0.02))
+    frame = found.to_frame(radii=[0.0, 0.1])
+    assert len(frame) == 4 * 2 * 2
+    row = frame[(frame["attack.scale"] == 10) & (frame["server.noise"] == 0.02) & (frame["seed"] == 1)].iloc[1]
+    exp = EXP.override({"attack.scale": 10.0, "server.noise": 0.02, "seed": 1})
+    data = crfl.load_data(exp)
+    run = crfl.train(exp, data)
+    certificate = crfl.certify(run, data.test, kind="margin")
+    assert row["certified_accuracy"] == certificate.certified_accuracy(data.test.y, 0.1)
+    assert row["certified_rate"] == certificate.certified_rate(0.1)
+    assert row["critical_radius"] == certificate.critical_radius
+    assert row["attack_success_rate"] == run.history["attack_success_rate"].iloc[-1]
+    for name in ("certified_accuracy", "certified_rate"):
+        curves = found.curves([0.0, 0.1], name).query("`attack.scale` == 10 and `server.noise` == 0.02")
+        both = frame[(frame["attack.scale"] == 10) & (frame["server.noise"] == 0.02)].groupby("radius")[name]
+        for column, expected in (("mean", both.mean()), ("low", both.min()), ("high", both.max())):
+            assert curves[column].tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+    assert len(repr(found).splitlines()) <= 10
+
+
+def test_a_sweep_over_seeds(cache):
+    found = sweeps.sweep(cache, EXP, "seed", [3, 4], kind="margin")
+    assert [run.experiment.seed for (run,) in found.runs] == [3, 4]
+    assert found.to_frame().columns.tolist().count("seed") == 1
+    base = sweeps.sweep(cache, EXP.override({"seed": 4}), "attack.scale", [EXP.attack.scale], kind="margin")
+    assert base.runs[0][0].record == found.runs[1][0].record
+
+
+@pytest.mark.parametrize("kind", ["published", "smoothing"])
+def test_votes_are_kept_whatever_the_bounds(cache, kind):
+    data = crfl.load_data(EXP)
+    (run,) = cache.train([EXP])
+    first = cache.certify(run, data.test, kind=kind, bounds="clopper_pearson")
+    (path,) = (cache.root / "votes").iterdir()
+    again = cache.certify(run, data.test, kind=kind, bounds="clopper_pearson")
+    alone = crfl.certify(run, data.test, kind=kind, bounds="clopper_pearson")
+    assert (load_votes(path).counts == alone.votes.counts).all()
+    assert first.radius.tolist() == again.radius.tolist() == alone.radius.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*trained again")
+def test_what_is_damaged_in_the_cache_is_made_again(cache):
+    data = crfl.load_data(EXP)
+    (run,) = cache.train([EXP])
+    votes = cache.votes(run, data.test)
+    for path in ((cache.folder(EXP) / "params.safetensors"), *(cache.root / "votes").iterdir()):
+        path.write_bytes(path.read_bytes()[:-3])
+    (again,) = cache.train([EXP])
+    assert torch.equal(again.params, run.params)
+    assert (cache.votes(again, data.test).counts == votes.counts).all()
+
+
+def test_the_runs_that_do_not_fail_are_kept(cache):
+    never = {"server.clip.start": math.inf, "local.learning_rate": 1e38, "attack.round": 1}
+    with pytest.raises(TrainingError):
+        cache.train([EXP.override(never), EXP])
+    with interrupting(0):
+        assert cache.train([EXP])[0].params.any()
+
+
+WORKER = """
+import sys, crfl
+from crfl.sweeps import Cache, prefix
+base = crfl.Experiment().override({"server.rounds": %d, "attack.round": 2})
+grid = [base.override({"attack.scale": 5.0 + i}) for i in range(%d)]
+print(len(Cache(sys.argv[1], jobs=int(sys.argv[2])).train(grid)), flush=True)
+"""
+
+
+def start(script, *arguments):
+    return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+def children(process):
+    """Of a process and theirs."""
+    try:
+        found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [pid for child in found for pid in (int(child), *children(child))]
+
+
+def workers(process):
+    """Those of joblib among its children."""
+    found = []
+    for pid in children(process.pid):
+        with contextlib.suppress(OSError):
+            if b"loky.backend" in (line := Path(f"/proc/{pid}/cmdline").read_bytes()) and b"tracker" not in line:
+                found.append(pid)
+    return found
+
+
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert what()
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+
+@needs_proc
+def test_a_killed_sweep_leaves_no_workers(tmp_path):
+    with start(WORKER % (100_000, 2), tmp_path, 2) as sweep:
+        wait_for(lambda: len(list(tmp_path.glob("runs/*/training.json"))) == 2)
+        pids = workers(sweep)
+        sweep.kill()
+    assert len(pids) == 2
+    wait_for(lambda: not any(map(alive, pids)), seconds=10)
+
+
+@needs_proc
+def test_a_killed_worker_does_not_end_the_sweep(tmp_path):
+    with start(WORKER % (400, 4), tmp_path, 2) as sweep:
+        wait_for(lambda: len(list(tmp_path.glob("runs/*/training.json"))) == 2)
+        os.kill(workers(sweep)[0], signal.SIGKILL)
+        assert sweep.communicate(timeout=120)[0] == "4\n"
+    assert len(list(tmp_path.glob("runs/*/manifest.json"))) == 4
+
+
+def test_two_processes_share_a_cache(tmp_path):
+    both = [start(WORKER % (300, 4), tmp_path, 1) for _ in "ab"]
+    for process in both:
+        assert process.communicate(timeout=120)[0] == "4\n"
+        assert process.returncode == 0
+    assert len(list(tmp_path.glob("runs/*/manifest.json"))) == 4
+    assert not list(tmp_path.rglob(".*"))
+    assert all(verify(folder) == [] for folder in tmp_path.glob("runs/*"))

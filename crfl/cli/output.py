@@ -1,0 +1,41 @@
+"""What the commands print: tables that fit the terminal, or JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}
+"""How JSON, which has no such numbers, shows them."""
+
+
+def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), digits: str = ".4f", **facts: Any) -> None:
+    """A table with facts above and notes below it, or all of that as one JSON object (infinity as "inf")."""
+    if as_json:
+        show_json({**facts, "rows": frame.to_dict("records"), "notes": list(notes)})
+        return
+    for name, fact in facts.items():
+        click.echo(f"{name.replace('_', ' ')}: {fact:.4g}" if isinstance(fact, float) else f"{name}: {fact}")
+    if len(frame):
+        table = frame.to_string(index=False, float_format=lambda v: format(v, digits), line_width=width())
+        click.echo("\n".join(line.removesuffix("\\").rstrip() for line in table.splitlines()))
+    for note in notes:
+        click.echo(f"note: {note}")
+
+
+def show_json(content: Any) -> None:
+    """A value as JSON."""
+    click.echo(json.dumps(json.loads(json.dumps(content, default=str), parse_constant=NAMES.get), indent=2))
+
+
+def width() -> int | None:
+    """Columns of the terminal; None where nobody looks: a file or a pipe takes any line."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if terminal else None

@@ -1,0 +1,126 @@
+"""Certificates and votes on disk, listed in the manifest of their run."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crfl.certification.smoothing import VoteCounts
+from crfl.config import Experiment
+from crfl.errors import DamagedFileError, StoreError
+from crfl.files import pack_tensors, parse_json, read_tensors, unpack_tensors, write_atomic
+from crfl.runs.folder import WAIT, open_run, versions
+from crfl.runs.lock import folder_lock
+from crfl.runs.manifest import add_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from crfl.certification.certificate import Certificate
+
+PLACE = "certificates"
+
+
+def save_certificate(
+    folder: str | Path, name: str, certificate: Certificate, labels: Tensor, exp: Experiment | None = None
+) -> None:
+    """Write certificates/<name>.csv (a row a certified sample, with its label), .json (assumptions) and the votes.
+
+    Args:
+        folder: Of a finished run.
+        name: Of the certificate: letters, digits, "-", "_" and ".". One of the same name is replaced.
+        certificate: What to write.
+        labels: Of the whole test set, (m,).
+        exp: The settings under which it was issued, for the JSON file.
+
+    Raises:
+        StoreError: if the folder holds no finished run, or the name is none for a file.
+    """
+    folder = Path(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise StoreError(f"certificate: got the name {name!r}, expected letters, digits, '-', '_' and '.'")
+    frame = certificate.to_frame()
+    frame.insert(1, "label", labels.numpy()[certificate.indices])
+    bounds, votes = getattr(certificate, "bounds", None), getattr(certificate, "votes", None)
+    about = {
+        "kind": certificate.kind,
+        "label": certificate.label,
+        "strength": certificate.strength_name,
+        "strength_label": certificate.strength_label,
+        "statement": certificate.guarantee.statement,
+        "bounds": bounds and bounds.method,
+        "critical": certificate.critical if math.isfinite(certificate.critical) else "inf",
+        "assumptions": list(certificate.assumptions),
+        "warnings": list(certificate.warnings),
+        "seed": exp and exp.seed,
+        "smoothing": exp and exp.smoothing.to_dict(),
+        "crfl": versions()["crfl"],
+    }
+    files: dict[str, str | bytes] = {
+        f"{PLACE}/{name}.csv": frame.to_csv(index=False),
+        f"{PLACE}/{name}.json": json.dumps(about, indent=2, allow_nan=False) + "\n",
+    }
+    if votes is not None:
+        files[f"{PLACE}/{name}.votes.safetensors"] = pack_votes(votes)
+    open_run(folder)  # before a folder is made
+    with folder_lock(folder, wait=WAIT):
+        add_files(folder, files)
+
+
+def load_certificates(folder: str | Path) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
+    """The certificates saved with a run.
+
+    Args:
+        folder: Of a finished run.
+
+    Returns:
+        By name, the rows of the certified samples and what the certificate rests on.
+
+    Raises:
+        DamagedFileError: if one of them is not what was written. Files that the manifest does not list are left out.
+    """
+    import pandas as pd
+
+    files = open_run(Path(folder))
+    found = {}
+    for path in files.under(PLACE):
+        if path.endswith(".csv"):
+            name = path.removeprefix(f"{PLACE}/").removesuffix(".csv")
+            about = f"{PLACE}/{name}.json"
+            frame = pd.read_csv(io.BytesIO(files.read(path)))
+            found[name] = frame, parse_json(files.read(about), files.folder / about)
+    return found
+
+
+def load_certificate_votes(folder: str | Path, name: str) -> VoteCounts:
+    """The votes behind a certificate saved with a run; DamagedFileError if they are not what was written."""
+    files, path = open_run(Path(folder)), f"{PLACE}/{name}.votes.safetensors"
+    return _votes(*unpack_tensors(files.read(path), files.folder / path), files.folder / path)
+
+
+def pack_votes(votes: VoteCounts) -> bytes:
+    """The counts (m, C) with the number of models and the noise, as safetensors."""
+    return pack_tensors({"counts": torch.from_numpy(votes.counts)}, samples=votes.samples, noise=votes.noise)
+
+
+def save_votes(path: Path, votes: VoteCounts) -> None:
+    """Write votes into a file of their own."""
+    write_atomic(path, pack_votes(votes))
+
+
+def load_votes(path: Path) -> VoteCounts:
+    """The votes that `save_votes` wrote; DamagedFileError if they are not what was written."""
+    return _votes(*read_tensors(path), path)
+
+
+def _votes(tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> VoteCounts:
+    if about.keys() != {"samples", "noise"} or tensors.keys() != {"counts"}:
+        raise DamagedFileError(f"{path}: holds no votes")
+    return VoteCounts(tensors["counts"].numpy(), int(about["samples"]), float(about["noise"]))
