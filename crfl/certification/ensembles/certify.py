@@ -211,8 +211,9 @@ def _guarantee(statement: str, priced: bool, groups: Guarantee | None) -> Guaran
     """That of the ensemble: its own assumptions, and those of the groups' certificates where votes are priced."""
     if not priced:
         return Guarantee(statement, DISJOINT, rounding="proved")
-    if groups is None or groups.alpha:
-        found = "none" if groups is None else f"one of alpha {groups.alpha:g}"
+    if groups is None or groups.alpha != 0:
+        found = "none" if groups is None else "one without a proved level"
+        found = f"one of alpha {groups.alpha:g}" if groups is not None and groups.alpha is not None else found
         raise CertificateError(f"group_guarantee: got {found}, expected what the prices rest on, without sampling")
     inside = tuple(f"within each group: {text}" for text in groups.assumptions)
     return Guarantee(statement, (*DISJOINT, *inside), groups.broken, groups.rounding)
