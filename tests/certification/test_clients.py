@@ -205,7 +205,6 @@ def test_the_bounds_are_reached():
     assert found == pytest.approx(ClientScenario(one.record).cost(1), rel=1e-6)
 
 
-
 @pytest.mark.parametrize("block", range(8))
 def test_adaptive_poison_never_reaches_further(block):
     """Schedules, decays of both kinds, tight clips, any content in a ball: poison chosen step by step against them."""
