@@ -9,10 +9,11 @@ import numpy as np
 from crfl.certification._checks import FloatArray
 
 GRID = 1024
-STEPS = 7
-PRECISION, HALVINGS = 1e-9, 30
-"""Share of its level by which a result may fall short of it; how often the brackets of those that do are halved."""
-AIM_BELOW = 1e-10
+STEPS, HALVINGS = 7, 30
+"""Steps of false position, and halvings of the brackets that these leave wide."""
+PRECISION = 1e-8
+"""Share of its level by which the function at a result may fall short of it."""
+AIM_BELOW = 1e-9
 """Share of the level by which the search aims below it, so that it does not end on the level itself."""
 
 
@@ -30,27 +31,50 @@ def largest_below(function: Callable[[FloatArray], FloatArray], levels: FloatArr
         return result
     target = levels[open_]
     grid = np.concatenate([[0.0], np.geomspace(1e-15, 1.0, GRID) * _upper(function, target.max(), limit)])
-    values = np.maximum.accumulate(function(grid))
-    right = np.clip(np.searchsorted(values, target, side="left"), 1, GRID)
-    low, high = grid[right - 1], grid[right]  # brackets a few percent wide: below the level, and not
-    aim = target * (1 - AIM_BELOW)
-    under, over = np.maximum(aim - values[right - 1], 0.0), values[right] - aim
-    side = np.zeros(len(target))
+    low, high, under, over = _brackets(function, grid, target)
+    if len(target) > 2 * GRID:  # brackets as narrow as the levels are dense
+        guesses = _between(low, high, under, over)
+        some = np.quantile(guesses, np.linspace(0, 1, GRID))
+        low, high, under, over = _brackets(function, np.unique(np.concatenate([grid, some])), target)
+    aim, side = target * (1 - AIM_BELOW), np.zeros(len(target))
+    wide = np.flatnonzero(target - under < target * (1 - PRECISION))
     for _ in range(STEPS):  # false position; the residual of a side that stays is halved (Illinois)
-        with np.errstate(invalid="ignore"):
-            guess = low + np.nan_to_num(under / (under + over), nan=0.5) * (high - low)
+        if not len(wide):
+            break
+        guess = _between(low[wide], high[wide], under[wide], over[wide])
         value = function(guess)
-        below = value < target
-        over = np.where(below, np.where(side < 0, over / 2, over), value - aim)
-        under = np.where(below, np.maximum(aim - value, 0.0), np.where(side > 0, under / 2, under))
-        low, high, side = np.where(below, guess, low), np.where(below, high, guess), np.where(below, -1.0, 1.0)
-    wide = function(low) < target * (1 - PRECISION)  # where the function bends, false position is slow
-    for _ in range(HALVINGS if wide.any() else 0):
+        below = value < target[wide]
+        last = side[wide]
+        over[wide] = np.where(below, np.where(last < 0, over[wide] / 2, over[wide]), value - aim[wide])
+        under[wide] = np.where(
+            below, np.maximum(aim[wide] - value, 0.0), np.where(last > 0, under[wide] / 2, under[wide])
+        )
+        low[wide], high[wide] = np.where(below, guess, low[wide]), np.where(below, high[wide], guess)
+        side[wide] = np.where(below, -1.0, 1.0)
+        wide = wide[~(below & (value >= target[wide] * (1 - PRECISION)))]
+    for _ in range(HALVINGS if len(wide) else 0):  # where the function bends, false position is slow
         guess = (low[wide] + high[wide]) / 2
         below = function(guess) < target[wide]
         low[wide], high[wide] = np.where(below, guess, low[wide]), np.where(below, high[wide], guess)
     result[open_] = low
     return result
+
+
+def _brackets(
+    function: Callable[[FloatArray], FloatArray], grid: FloatArray, target: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Neighbours in the grid: one with a value below each target, one not; how far below the aim, and above it."""
+    values = np.maximum.accumulate(function(grid))
+    right = np.clip(np.searchsorted(values, target, side="left"), 1, len(grid) - 1)
+    aim = target * (1 - AIM_BELOW)
+    return grid[right - 1], grid[right], np.maximum(aim - values[right - 1], 0.0), values[right] - aim
+
+
+def _between(low: FloatArray, high: FloatArray, under: FloatArray, over: FloatArray) -> FloatArray:
+    """Where the chord crosses the aim."""
+    with np.errstate(invalid="ignore"):
+        between: FloatArray = low + np.nan_to_num(under / (under + over), nan=0.5) * (high - low)
+    return between
 
 
 def _upper(function: Callable[[FloatArray], FloatArray], level: float, limit: float) -> float:

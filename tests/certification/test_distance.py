@@ -25,8 +25,8 @@ TINY = 1e-10
 
 
 def growth(record, round_, crew, copies=None):
-    """Lambda of a round without update clips, or of large distances."""
-    return float(expansion(Rounding(LocalTraining(record)), round_, tuple(crew), copies).factor(np.array([1e6]))[0])
+    """Lambda of a round: what becomes of the distance 1."""
+    return float(expansion(Rounding(LocalTraining(record)), round_, tuple(crew), copies)(np.array([1.0]))[0])
 
 
 def added(record, round_, crew, magnitude, before=0.0, copies=None):
@@ -55,6 +55,17 @@ def test_attack_round_by_hand(magnitude, ratios, flip, decay):
     expected = by_hand(magnitude, ratios=ratios, flip=flip, decay=decay)
     found = CoupledScenario(record, before_clip=True).cost(magnitude)
     assert expected < found < expected + TINY
+
+
+def test_many_steps_are_bounded_tightly():
+    """Between the steps at which the gradient bound is computed, chords lie above it, by little."""
+    for steps, decay in ((30, 0.0), (300, 0.0), (30, 2.0)):
+        ratios = (0.2,) * steps
+        record = make_record([make_round(1, [attacker(poison_ratios=ratios)])], weight_decay=decay)
+        for magnitude in (0.0, 0.1, 3.0, 50.0):
+            expected = by_hand(magnitude, ratios=ratios, decay=decay)
+            found = added(record, record.rounds[0], record.rounds[0].attackers, magnitude)
+            assert expected <= found <= 1.003 * expected
 
 
 def test_attackers_add_up():
@@ -240,9 +251,9 @@ def test_clipped_updates_bound_the_attackers():
     assert added(record, rounds[0], small, 0.1) == pytest.approx(by_hand(0.1, scale=1.0))
     a = 0.02 * 25 / 4
     alpha = 3 * a / (1 + 2 * a)
-    assert growth(record, rounds[1], crew) == pytest.approx(1 + 2 * 0.25 * 1000 * alpha)
-    far = expansion(Rounding(LocalTraining(record)), rounds[1], crew)
-    assert far(np.array([100.0]))[0] == pytest.approx(100 + 2 * 0.25 * 0.5)  # but by at most 2 p S
+    own = expansion(Rounding(LocalTraining(record)), rounds[1], crew)
+    assert own(np.array([1e-4]))[0] == pytest.approx(1e-4 * (1 + 2 * 0.25 * 1000 * alpha))
+    assert own(np.array([100.0]))[0] == pytest.approx(100 + 2 * 0.25 * 0.5)  # but by at most 2 p S
     assert growth(record, rounds[1], small) == pytest.approx(1)
 
 

@@ -104,9 +104,9 @@ class ClientScenario:
         effects = np.zeros((len(counts), len(first)))  # what each kind of client has added so far
         drift = distance = np.zeros(len(counts))
         for now in self._all_rounds:
-            factor = now.stage.expansion.factor(distance)
+            factor, constant = now.stage.expansion.split(distance)
             effects = factor[:, None] * effects + now.cost(distance)[:, None] * now.reach[first]
-            drift = factor * drift + rounded(rounding, now.stage, distance)
+            drift = factor * drift + constant + rounded(rounding, now.stage, distance)
             before = (_largest_sum(effects, copies, counts) + drift) * rounding.evaluation
             factor, distance, added = _clip(rounding, now.stage, before)
             effects, drift = effects * factor[:, None], drift * factor + added
@@ -122,11 +122,11 @@ def _client_rounds_distance(
     effects = np.zeros((len(counts), width))  # the largest ones so far, falling
     drift = distance = before = np.zeros(len(counts))
     for now in rounds:
-        factor = now.stage.expansion.factor(distance)
+        factor, constant = now.stage.expansion.split(distance)
         largest = -np.sort(-now.reach)[:width]
         new = now.cost(distance)[:, None] * largest
         effects = -np.sort(-np.concatenate([factor[:, None] * effects, new], axis=1), axis=1)[:, :width] * mask
-        drift = factor * drift + rounded(rounding, now.stage, distance)
+        drift = factor * drift + constant + rounded(rounding, now.stage, distance)
         before = (effects.sum(axis=1) + drift) * rounding.evaluation * (1 + gamma(2 * width + 8))
         factor, distance, added = _clip(rounding, now.stage, before)
         effects, drift = effects * factor[:, None], drift * factor + added

@@ -35,11 +35,12 @@ class Expansion:
     scaled_cap: float
     """Sum of 2 p S over them."""
 
-    def factor(self, distance: FloatArray) -> FloatArray:
-        """The largest ratio of the distances after and before, for distances up to D (k,)."""
+    def split(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A factor and a constant (k,): no distance up to D (k,) becomes more than factor times it plus constant."""
         j = np.searchsorted(self.thresholds, distance, side="left")
-        total: FloatArray = self.factors[j] + self.apart[j] + self.scaled
-        return total
+        near, scaled = _times(self.apart[j], distance) <= self.apart_cap[j], self.scaled * distance <= self.scaled_cap
+        factor = self.factors[j] + np.where(near, self.apart[j], 0.0) + np.where(scaled, self.scaled, 0.0)
+        return factor, np.where(near, 0.0, self.apart_cap[j]) + np.where(scaled, 0.0, self.scaled_cap)
 
     def __call__(self, distance: FloatArray) -> FloatArray:
         """The bound for distances D (k,)."""
