@@ -129,7 +129,7 @@ class Clip(Section):
 
 @section
 class UpdateClip(Section):
-    """Clip norm of the clients' updates as a schedule: S_t = s_t tau eta_t, s_t = end + (start - end) / (1 + t / half).
+    """Clip norm of the clients' updates as a schedule: S_t = s_t tau eta_t, s_t = end + (start - end) / (1 + t / decay_rounds)^2.
 
     It follows the learning rates, so that it can be about as small as honest updates are.
     """
@@ -138,12 +138,12 @@ class UpdateClip(Section):
     """s_0: at the start."""
     end: Positive
     """s_infinity: at the end of an endless training, at most s_0."""
-    half: Positive = 1.0
-    """The round in which s_t is halfway."""
+    decay_rounds: Positive = 5.0
+    """The round in which a quarter of the difference is left."""
 
     def factor(self, round_: int) -> float:
         """s_t for the round t = 1 .. T."""
-        return self.end + (self.start - self.end) / (1 + round_ / self.half)
+        return self.end + (self.start - self.end) / (1 + round_ / self.decay_rounds) ** 2
 
 
 @section
@@ -167,7 +167,7 @@ class Server(Section):
     decay: Nonnegative = 0.0
     """lambda of the server's own shrinking: it adds the aggregate to (1 - eta_t lambda)^tau times the model, tau being
     the steps a round of the largest client."""
-    update_clip: Positive | Annotated[UpdateClip, "a group of start, end and half"] | None = None
+    update_clip: Positive | Annotated[UpdateClip, "a group of start, end and decay_rounds"] | None = None
     """S_t: the server clips every client's update to this norm before aggregating; null means that it does not."""
 
     def participants(self, clients: int) -> int:

@@ -71,7 +71,7 @@ def _poisoned_update(
     q, clean, poisoned = np.array(ratios), local.clean, local.poisoned(magnitudes)[:, None]
     moved = np.minimum(magnitudes, local.diameter)[:, None]
     poison_so_far, nodes = np.cumsum(q) - q, _nodes(ratios)
-    weights = rate * q * float(local.step_lipschitz(rate)) ** (size - 1 - np.arange(size))
+    weights = rate * q * float(local.step_lipschitz(local.rates(round_))[client]) ** (size - 1 - np.arange(size))
     start = min(spectral_norm(round_) * (1 + SPECTRAL_ERROR), computed_norm(round_.start_norm, rounding.norm_error))
     with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
         error, step_error = _poisoned_rounding(rounding, round_, client, poisoned, before[:, None], size)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from crfl.certification.coupling.arithmetic import FLOAT32_UNIT
-from crfl.certification.coupling.local import feature_bound, learning_rates
+from crfl.certification.coupling.local import LocalTraining, feature_bound, learning_rates
 from crfl.certification.coupling.poison import malicious_norm
 from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
@@ -39,15 +39,17 @@ def check_clients(record: TrainingRecord) -> None:
 
 
 def steps_too_long(record: TrainingRecord) -> list[str]:
-    """What is wrong if a step on the convex, B^2 / 2-smooth loss can drive two runs apart; [] if it cannot."""
-    limit = 2 / (feature_bound(record) ** 2 / 2 + 2 * record.weight_decay)
-    rates = [float(learning_rates(record, r).max(initial=0.0)) for r in record.rounds] or [max(record.learning_rates)]
-    if max(rates, default=0.0) <= limit:
+    """What is wrong if a step on a client's convex, beta_i-smooth loss can drive two runs apart; [] if it cannot."""
+    limits = 2 / (LocalTraining(record).smoothness + 2 * record.weight_decay)
+    cap = max((r.learning_rate_cap for r in record.rounds), default=math.inf)
+    rates = np.minimum(np.array(record.learning_rates, dtype=np.float64), cap)
+    worst = int(np.argmax(rates / limits))
+    if rates[worst] <= limits[worst]:
         return []
     return [
-        f"local.learning_rate is {max(rates):g}, above {limit:.6g} = 2 / (B^2 / 2 + 2 weight_decay) with B = "
-        f"{feature_bound(record):.6g}, the largest norm of {'(x, 1)' if record.bias else 'x'}: a step can then drive "
-        "two runs apart"
+        f"local.learning_rate is {rates[worst]:g}, above {limits[worst]:.6g} = 2 / (beta + 2 weight_decay), beta = "
+        f"{LocalTraining(record).smoothness[worst]:.6g} bounding the curvature of the loss of {record.client_names[worst]}: "
+        "a step can then drive two runs apart"
     ]
 
 
