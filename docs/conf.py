@@ -22,6 +22,7 @@ extensions = [
 myst_enable_extensions = ["amsmath", "attrs_inline", "dollarmath"]
 myst_heading_anchors = 4
 html_math_renderer = "mathml"
+default_role = "literal"  # `name` in docstrings
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
