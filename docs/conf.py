@@ -32,6 +32,8 @@ autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 
+viewcode_follow_imported_members = False
+
 html_theme = "furo"
 html_title = f"crfl {version}"
 html_static_path = ["_static"]
