@@ -27,7 +27,7 @@ bench: $(VENV)/installed  ## speed and memory against hand-written rivals; needs
 	$(BIN)/python benchmarks/loan_scale.py
 
 docs: $(VENV)/installed  ## the documentation site, into docs/_build
-	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 gallery: $(VENV)/installed  ## draw the pictures of the documentation again
 	$(BIN)/python docs/draw_gallery.py

@@ -22,6 +22,7 @@ extensions = [
 myst_enable_extensions = ["amsmath", "attrs_inline", "dollarmath"]
 myst_heading_anchors = 4
 html_math_renderer = "mathml"
+default_role = "literal"  # `name` in docstrings
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -30,6 +31,8 @@ autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
+
+viewcode_follow_imported_members = False
 
 html_theme = "furo"
 html_title = f"crfl {version}"

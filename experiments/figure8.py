@@ -22,7 +22,7 @@ def figures(lab: Lab) -> list[Figure]:
 
         def certified(kind: str, rounds=rounds, stops=stops, tests=tests) -> Sweep:
             certificates = tuple(
-                tuple(lab.cache.certify(r, t, kind=kind) for r, t in zip(group, tests, strict=True)) for group in stops
+                tuple(lab.certify(r, t, kind=kind) for r, t in zip(group, tests, strict=True)) for group in stops
             )
             return Sweep(tuple(rounds), stops, certificates, (tuple(t.y.numpy() for t in tests),) * len(rounds))
 

@@ -14,11 +14,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 import crfl
-from crfl import files
 from crfl.errors import StoreError
 from crfl.pages import Bullets, Code, Heading, Paragraph, Picture, Table, markdown, page
 from crfl.report import RADII, SavedCertificate, read_certificates, run_report
 from crfl.report.images import sample_png
+from crfl.runs.certificates import save_certificate
 
 matplotlib.use("Agg")
 EXP = crfl.Experiment().override({"server.rounds": 10, "attack.round": 4, "smoothing.samples": 200})
@@ -172,25 +172,22 @@ def test_pages_escape():
         assert text in html
 
 
-def test_saved_certificates_are_read_back(tmp_path, saved):
-    for one in saved:
-        files.write_atomic(tmp_path / "certificates" / f"{one.name}.csv", one.frame.to_csv(index=False))
-        about = '{"kind": "margin", "assumptions": ["a"], "warnings": ["w"]}'
-        files.write_atomic(tmp_path / "certificates" / f"{one.name}.json", about)
-    found = {c.name: c for c in read_certificates(tmp_path)}
-    for one in saved:
-        assert np.array_equal(found[one.name].strength, one.strength)
-        assert found[one.name].assumptions == ("a",)
-    assert found["margin-clean"].title == "margin"
-    assert found["margin-clean"].split == "clean"
+def test_saved_certificates_are_read_back(tmp_path, trained, saved):
+    run, data = trained
+    crfl.save_run(tmp_path / "run", run)
+    margin = crfl.certify(run, data.test)
+    save_certificate(tmp_path / "run", "margin-clean", margin, data.test.y, EXP)
+    (found,) = read_certificates(tmp_path / "run")
+    written = saved[1]
+    assert found.frame.equals(written.frame)
+    assert replace(found, frame=written.frame) == written
+    assert (found.title, found.split) == ("margin", "clean")
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "index,label\n", "\x00\x01"])
-def test_a_table_that_is_no_certificate_is_named(tmp_path, content):
-    files.write_atomic(tmp_path / "certificates" / "x.json", "{}")
-    files.write_atomic(tmp_path / "certificates" / "x.csv", content)
+@pytest.mark.parametrize("columns", [["a", "b"], ["index", "label"], ["index", "label", "prediction", "abstained"]])
+def test_a_table_that_is_no_certificate_is_named(columns):
     with pytest.raises(StoreError, match=r"x\.csv"):
-        read_certificates(tmp_path)
+        SavedCertificate.from_files("x", pd.DataFrame(columns=columns), {})
 
 
 def screenshot(path, shot, width, height, *options):

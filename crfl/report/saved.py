@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crfl import files
 from crfl.certification import metrics
 from crfl.certification.certificate import Certificate
 from crfl.errors import StoreError
+from crfl.runs.certificates import load_certificates
 
 STRENGTHS = ("radius", "malicious_clients")
 SPLITS = ("clean", "backdoored")
@@ -115,22 +115,16 @@ class SavedCertificate:
 
 
 def read_certificates(folder: str | Path) -> tuple[SavedCertificate, ...]:
-    """The certificates that were saved in a run folder, by name.
+    """The certificates that were saved with a run, by name.
+
+    Args:
+        folder: Of a finished run.
 
     Raises:
-        StoreError: a file cannot be read as a certificate.
+        StoreError: the folder holds no finished run, or a certificate in it is not what was written.
     """
-    place = Path(folder) / "certificates"
-    return tuple(_read(path) for path in sorted(place.glob("*.json")))
-
-
-def _read(path: Path) -> SavedCertificate:
-    table = path.with_suffix(".csv")
-    try:
-        frame = pd.read_csv(table)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{table}: cannot be read as a certificate ({error})") from None
-    return SavedCertificate.from_files(path.stem, frame, files.read_json(path))
+    found = sorted(load_certificates(folder).items())
+    return tuple(SavedCertificate.from_files(name, frame, about) for name, (frame, about) in found)
 
 
 def _sentences(about: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from crfl.sweeps import Cache, Sweep, dataset, sweep
 
 if TYPE_CHECKING:
     from crfl.certification.certificate import Certificate
+    from crfl.data.federated import Split
+    from crfl.run import TrainingRun
 
 PAPER_TEST_SAMPLES = {"mnist": 5_000, "emnist": 10_000, "loan": 10_000}
 """Test samples that the paper certifies."""
@@ -68,12 +71,24 @@ class Lab:
 
     def sweep(self, exp: Experiment, key: str, values: Sequence[Any], **options: Any) -> Sweep:
         """`crfl.sweeps.sweep` with this lab's cache and seeds. The figures say themselves what is no guarantee."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CertificateWarning)
+        with _quietly():
             return sweep(self.cache, exp, key, values, seeds=self.seeds, **options)
+
+    def certify(self, run: TrainingRun, test: Split, **options: Any) -> Certificate:
+        """`crfl.certify` with this lab's cache."""
+        with _quietly():
+            return self.cache.certify(run, test, **options)
 
     def _read(self, name: str) -> Experiment:
         return Experiment.from_yaml(self.configs / f"{name}.yaml")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the warnings that a certificate is no guarantee."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CertificateWarning)
+        yield
 
 
 def sweep_figures(
