@@ -91,20 +91,25 @@ class LocalTraining:
         """eta_{i,t}, (N,)."""
         return learning_rates(self.record, round_)
 
+    @cached_property
+    def smoothness(self) -> FloatArray:
+        """beta_i: no batch of a client's clean samples has a mean loss with a larger Hessian, (N,); B^2 / 2, or less."""
+        return np.minimum(np.array(self.record.smoothness, dtype=np.float64), self.clean**2 / 2)
+
     def step_lipschitz(self, rates: FloatArray) -> FloatArray:
-        """Lipschitz constant of a clean step (Proposition 4): max(1 - eta lambda, eta (B^2/2 + lambda) - 1).
+        """Lipschitz constant of a clean step (Proposition 4): max(1 - eta lambda, eta (beta + lambda) - 1), (N,).
 
         At most 1 but for rounding, since longer steps are refused.
         """
-        decay, beta = self.record.weight_decay, self.clean**2 / 2
+        decay, beta = self.record.weight_decay, self.smoothness
         return np.maximum(np.maximum(1 - rates * decay, rates * (beta + decay) * (1 + gamma(6)) - 1), 0.0) + gamma(4)
 
     def averaging(self, rates: FloatArray) -> FloatArray:
-        """alpha_i = A / (1 + A), A = tau a / (1 - a), a = eta (B^2/2 + lambda) / 2: local training is averaged with it.
+        """alpha_i = A / (1 + A), A = tau a / (1 - a), a = eta (beta + lambda) / 2: local training is averaged with it.
 
         So an update is 2 alpha-Lipschitz (Theorem 8). 1 where a = 1.
         """
-        a = np.minimum(rates * (self.clean**2 / 2 + self.record.weight_decay) / 2 * (1 + gamma(6)), 1.0)
+        a = np.minimum(rates * (self.smoothness + self.record.weight_decay) / 2 * (1 + gamma(6)), 1.0)
         tau = self.steps
         alpha = np.where(tau > 0, tau * a / (1 - a + tau * a), 0.0) * (1 + gamma(8)) + 2 * FLOAT64_UNIT
         return np.minimum(alpha, 1.0)

@@ -39,16 +39,21 @@ def check_clients(record: TrainingRecord) -> None:
 
 
 def steps_too_long(record: TrainingRecord) -> list[str]:
-    """What is wrong if a step on the convex, B^2 / 2-smooth loss can drive two runs apart; [] if it cannot."""
-    limit = 2 / (feature_bound(record) ** 2 / 2 + 2 * record.weight_decay)
-    rates = [float(learning_rates(record, r).max(initial=0.0)) for r in record.rounds] or [max(record.learning_rates)]
-    if max(rates, default=0.0) <= limit:
-        return []
-    return [
-        f"local.learning_rate is {max(rates):g}, above {limit:.6g} = 2 / (B^2 / 2 + 2 weight_decay) with B = "
-        f"{feature_bound(record):.6g}, the largest norm of {'(x, 1)' if record.bias else 'x'}: a step can then drive "
-        "two runs apart"
-    ]
+    """What is wrong if a step on a client's convex, beta-smooth loss can drive two runs apart; [] if it cannot."""
+    smoothness = np.minimum(np.array(record.smoothness, dtype=np.float64), feature_bound(record) ** 2 / 2)
+    limits = 2 / (smoothness + 2 * record.weight_decay)
+    for round_ in record.rounds:
+        rates = learning_rates(record, round_)
+        wrong = np.flatnonzero(~(rates <= limits))
+        if len(wrong):
+            i = wrong[np.argmax(rates[wrong] / limits[wrong])]
+            return [
+                f"local.learning_rate is {rates[i]:g} in round {round_.round}, above {limits[i]:.6g} = 2 / (beta + 2 "
+                f"weight_decay), beta = {smoothness[i]:.6g} bounding the Hessian of the batches of client "
+                f"{record.client_names[i]} (at most half of {feature_bound(record):.6g} squared, the largest norm of "
+                f"{'(x, 1)' if record.bias else 'x'}): a step can then drive two runs apart"
+            ]
+    return []
 
 
 def _reasons(record: TrainingRecord) -> list[str]:
