@@ -101,7 +101,7 @@ def clients(record: TrainingRecord, *, slack: float) -> Guarantee:
             "whichever they are, send in each whatever they like, and all others train as told.",
             "The server clips every update to a norm fixed before training, and clips no honest one: every client's "
             "norm before the clip is on record, and leaves room for what a change of the global model can add "
-            "(checked; clients without that room count as malicious).",
+            "(checked; one without that room counts for as much as its clipped update can change).",
             "The loss is convex, honest local training plain SGD, aggregation weights independent of the updates "
             "(checked on the record). No client can pose as several.",
             *_map(record),

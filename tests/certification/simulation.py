@@ -192,6 +192,7 @@ def _record(world, rounds):
         keep_last_batch=False,
         client_names=tuple(map(str, range(world.clients))),
         client_sizes=sizes,
+        smoothness=tuple(_smoothness(world, x.astype(np.float64)) for x in world.x),
         max_feature_norm=max(float(np.linalg.norm(x.astype(np.float64), axis=1).max()) for x in world.x),
         domain=None,
         norm_bound=world.norm_bound,
@@ -203,6 +204,14 @@ def _record(world, rounds):
         seed=world.seed,
         rounds=tuple(rounds),
     )
+
+
+def _smoothness(world, x):
+    """beta of a client: half of the top eigenvalue of the only batch, or half of the largest squared norm."""
+    full = features(world, x)
+    if len(x) == world.batch:
+        return float(np.linalg.norm(full, 2) ** 2 / len(x) / 2) * (1 + 1e-12)
+    return float(np.linalg.norm(full, axis=1).max() ** 2 / 2) * (1 + 1e-12)
 
 
 def steepest(world, rng, other=None) -> Callable:

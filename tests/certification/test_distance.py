@@ -179,7 +179,7 @@ def test_growth_of_scaled_rounds():
         expected = max(1.0, 2 * total * alpha - 1)
         assert growth(plain, make_round(1, crew), crew) == pytest.approx(expected, rel=1e-12)
     meek = (attacker(scale=0.3, weight=1.0),)  # |1 - 0.3 alpha| + 0.3 alpha = 1
-    alone = make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",))
+    alone = make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",), smoothness=(12.5,))
     assert growth(alone, make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
     edge = make_record([], learning_rates=(0.16,) * 4)  # a = 1: nothing is gained over 2 S - 1
     crew = (attacker(scale=5.0),)

@@ -93,11 +93,11 @@ class LocalTraining:
 
     @cached_property
     def smoothness(self) -> FloatArray:
-        """beta_i of every client, (N,): that on record, or B^2 / 2 if that is smaller."""
-        return np.minimum(np.array(self.record.smoothness), self.clean**2 / 2)
+        """beta_i: no batch of a client's clean samples has a mean loss with a larger Hessian, (N,); B^2 / 2, or less."""
+        return np.minimum(np.array(self.record.smoothness, dtype=np.float64), self.clean**2 / 2)
 
     def step_lipschitz(self, rates: FloatArray) -> FloatArray:
-        """Lipschitz constant of a clean step (Proposition 4), (N,): max(1 - eta lambda, eta (beta_i + lambda) - 1).
+        """Lipschitz constant of a clean step (Proposition 4): max(1 - eta lambda, eta (beta + lambda) - 1), (N,).
 
         At most 1 but for rounding, since longer steps are refused.
         """
@@ -105,7 +105,7 @@ class LocalTraining:
         return np.maximum(np.maximum(1 - rates * decay, rates * (beta + decay) * (1 + gamma(6)) - 1), 0.0) + gamma(4)
 
     def averaging(self, rates: FloatArray) -> FloatArray:
-        """alpha_i = A / (1 + A), A = tau a / (1 - a), a = eta (beta_i + lambda) / 2: local training is averaged with it.
+        """alpha_i = A / (1 + A), A = tau a / (1 - a), a = eta (beta + lambda) / 2: local training is averaged with it.
 
         So an update is 2 alpha-Lipschitz (Theorem 8). 1 where a = 1.
         """

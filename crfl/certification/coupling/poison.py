@@ -49,7 +49,7 @@ def poison(
     clip, heard = _clip_reach(rounding, round_), tuple(a for a in learners(crew) if not dropped(round_, a))
     sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in crew)
     total = nothing + sent * (1 + 2 * rounding.projection)
-    for (client, scale, ratios, flips), share in _alike(rounding.local.record, heard).items():
+    for (client, scale, ratios, flips), share in _alike(rounding, round_, heard).items():
         if share * scale != 0 and any(ratios):
             moved = _poisoned_update(rounding, round_, client, ratios, flips, magnitudes, before)
             total += share * np.minimum(scale * moved, 2 * clip)
@@ -160,15 +160,18 @@ def _clip_reach(rounding: Rounding, round_: RoundRecord) -> float:
 _Kind = tuple[int, float, tuple[float, ...], bool]
 
 
-def _alike(record: TrainingRecord, crew: Crew) -> dict[_Kind, float]:
+def _alike(rounding: Rounding, round_: RoundRecord, crew: Crew) -> dict[_Kind, float]:
     """Attackers whose updates are bounded alike, as one of them with the sum of their weights."""
-    groups: dict[tuple[float, float, float, tuple[float, ...], bool], tuple[int, float]] = {}
+    local = rounding.local
+    rates, sizes = local.rates(round_), local.batch_sizes
+    lipschitz = local.step_lipschitz(rates)
+    groups: dict[tuple[float, ...], tuple[_Kind, float]] = {}
     for a in crew:
-        size = min(record.client_sizes[a.client], record.batch_size)
-        key = (abs(a.scale), record.learning_rates[a.client], float(size), a.poison_ratios, a.label_flip)
-        client, share = groups.get(key, (a.client, 0.0))
-        groups[key] = (client, share + abs(a.weight))
-    return {(client, key[0], key[3], key[4]): share for key, (client, share) in groups.items()}
+        i, scale = a.client, abs(a.scale)
+        key = (scale, rates[i], sizes[i], lipschitz[i], a.label_flip, *a.poison_ratios)
+        kind, share = groups.get(key, ((i, scale, a.poison_ratios, a.label_flip), 0.0))
+        groups[key] = (kind, share + abs(a.weight))
+    return dict(groups.values())
 
 
 def _infinite(values: FloatArray) -> FloatArray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from crfl.certification.coupling.arithmetic import FLOAT32_UNIT
-from crfl.certification.coupling.local import LocalTraining, feature_bound, learning_rates
+from crfl.certification.coupling.local import feature_bound, learning_rates
 from crfl.certification.coupling.poison import malicious_norm
 from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
@@ -39,18 +39,21 @@ def check_clients(record: TrainingRecord) -> None:
 
 
 def steps_too_long(record: TrainingRecord) -> list[str]:
-    """What is wrong if a step on a client's convex, beta_i-smooth loss can drive two runs apart; [] if it cannot."""
-    limits = 2 / (LocalTraining(record).smoothness + 2 * record.weight_decay)
-    cap = max((r.learning_rate_cap for r in record.rounds), default=math.inf)
-    rates = np.minimum(np.array(record.learning_rates, dtype=np.float64), cap)
-    worst = int(np.argmax(rates / limits))
-    if rates[worst] <= limits[worst]:
-        return []
-    return [
-        f"local.learning_rate is {rates[worst]:g}, above {limits[worst]:.6g} = 2 / (beta + 2 weight_decay), beta = "
-        f"{LocalTraining(record).smoothness[worst]:.6g} bounding the curvature of the loss of {record.client_names[worst]}: "
-        "a step can then drive two runs apart"
-    ]
+    """What is wrong if a step on a client's convex, beta-smooth loss can drive two runs apart; [] if it cannot."""
+    smoothness = np.minimum(np.array(record.smoothness, dtype=np.float64), feature_bound(record) ** 2 / 2)
+    limits = 2 / (smoothness + 2 * record.weight_decay)
+    for round_ in record.rounds:
+        rates = learning_rates(record, round_)
+        wrong = np.flatnonzero(~(rates <= limits))
+        if len(wrong):
+            i = wrong[np.argmax(rates[wrong] / limits[wrong])]
+            return [
+                f"local.learning_rate is {rates[i]:g} in round {round_.round}, above {limits[i]:.6g} = 2 / (beta + 2 "
+                f"weight_decay), beta = {smoothness[i]:.6g} bounding the Hessian of the batches of client "
+                f"{record.client_names[i]} (at most half of {feature_bound(record):.6g} squared, the largest norm of "
+                f"{'(x, 1)' if record.bias else 'x'}): a step can then drive two runs apart"
+            ]
+    return []
 
 
 def _reasons(record: TrainingRecord) -> list[str]:
