@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pickle
 import shutil
+import threading
 
 import pandas as pd
 import pytest
@@ -204,6 +205,18 @@ def test_a_damaged_certificate_leaves_the_run_alone(certified, data):
     assert "crfl certify" in problems[2]
     save_certificate(folder, "published", certificate, data.test.y)
     assert load_certificates(folder).keys() == {"published"}
+
+
+def test_certificates_saved_side_by_side_are_all_listed(certified, data):
+    folder, certificate = certified
+    names = [f"margin-{i}" for i in range(8)]
+    threads = [threading.Thread(target=save_certificate, args=[folder, n, certificate, data.test.y]) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert load_certificates(folder).keys() == {"published", *names}
+    assert verify(folder) == []
 
 
 def test_certificates_need_a_run_and_a_name(certified, data, tmp_path):

@@ -80,6 +80,7 @@ def test_a_killed_run_goes_on_in_the_same_bits(data, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         done.append(rounds_kept(tmp_path))
+    (tmp_path / "resume" / ".rounds.npz.0123456789abcdef.partial").write_bytes(b"half")
     assert 0 < done[1] < done[2] < done[3] < 300
     whole = crfl.train(exp, data, checkpoints=[2, 200])
     assert_same(crfl.train(exp, data, checkpoints=[2, 200], resume_dir=tmp_path), whole)
