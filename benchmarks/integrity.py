@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import crfl
-from crfl.algorithm import RunBatch
 from crfl.errors import CrflError
+from crfl.run_batch import RunBatch
 from crfl.runs.certificates import load_certificate_votes, load_certificates, save_certificate
 from crfl.runs.resume import load_state, save_state
 from crfl.runs.verify import verify
@@ -50,13 +50,13 @@ def complete_run(folder: Path) -> None:
     """A run with checkpoints, certificates and votes."""
     data = crfl.load_data(EXP)
     run = crfl.train(EXP, data, checkpoints=[2, 5], resume_dir=folder)
-    for kind in ("published", "margin"):
+    for kind in ("smoothing", "margin"):
         save_certificate(folder, kind, crfl.certify(run, data.test, kind=kind), data.test.y, EXP)
 
 
 def unfinished_run(folder: Path) -> None:
     """The state after some rounds, in several chunks."""
-    batch = RunBatch((EXP,), (False,), crfl.load_data(EXP), (2,))
+    batch = RunBatch.of([EXP], crfl.load_data(EXP), checkpoints=(2,))
     for state in batch.rounds(batch.start()):
         if state.round in (2, 4):
             save_state(folder / "resume", state, {})
@@ -66,7 +66,7 @@ def read_complete(folder: Path) -> object:
     """All that a user can read from the files of a complete run."""
     run = crfl.load_run(folder)
     frames = {name: (frame.to_csv(), about) for name, (frame, about) in load_certificates(folder).items()}
-    votes = load_certificate_votes(folder, "published")
+    votes = load_certificate_votes(folder, "smoothing")
     kept = {t: params.tolist() for t, params in run.checkpoints.items()}
     history = run.history.to_csv()
     return run.params.tolist(), run.record, run.experiment, kept, history, frames, votes.counts.tolist(), votes.noise
@@ -76,7 +76,7 @@ def read_unfinished(folder: Path) -> object:
     """All that training goes on from."""
     state = load_state(folder / "resume")
     assert state is not None
-    return {name: tensor.tolist() for name, tensor in state.to_tensors().items()}
+    return {name: str(tensor.tolist()) for name, tensor in state.to_tensors().items()}
 
 
 def attack(

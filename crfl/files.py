@@ -55,13 +55,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     _sync_folder(path.parent)
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove the partial files that killed writers left in a folder more than a day ago."""
+def remove_stale(folder: Path, seconds: float = STALE_SECONDS) -> None:
+    """Remove the partial files that killed writers left in a folder so many seconds ago, or earlier."""
     with os.scandir(folder) as entries:
         partial = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(".partial")]
     for path in partial:
         with contextlib.suppress(OSError):  # another process was faster
-            if time.time() - os.stat(path).st_mtime > STALE_SECONDS:
+            if time.time() - os.stat(path).st_mtime >= seconds:
                 os.unlink(path)
 
 

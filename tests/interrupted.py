@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from crfl.algorithm import RunBatch
+from crfl.run_batch import RunBatch
 
 
 @contextmanager
@@ -12,10 +12,10 @@ def interrupting(done):
     """What trains inside is interrupted after `done` rounds."""
     original = RunBatch.rounds
 
-    def rounds(self, state, device="cpu"):
+    def rounds(self, state, *how):
         if state.round == done:
             raise KeyboardInterrupt
-        for after in original(self, state, device):
+        for after in original(self, state, *how):
             yield after
             if after.round == done:
                 raise KeyboardInterrupt

@@ -67,7 +67,7 @@ def local_steps(size: int, batch_size: int, epochs: int, keep_last_batch: bool) 
 
 def _constants(record: TrainingRecord) -> Iterator[str]:
     n = len(record.client_sizes)
-    for name in ("client_names", "learning_rates"):
+    for name in ("client_names", "learning_rates", "smoothness"):
         if len(getattr(record, name)) != n:
             yield f"{name}: got {len(getattr(record, name))}, expected one for each of {n} clients"
     if not record.rounds:

@@ -110,6 +110,7 @@ class RecordFile(Part):
     keep_last_batch: bool
     client_names: list[str]
     client_sizes: Runs[Count]
+    smoothness: Runs[Nonnegative | Literal["inf"]]
     max_feature_norm: Nonnegative
     domain: tuple[Finite, Finite] | None
     norm_bound: Positive | None
@@ -124,7 +125,7 @@ class RecordFile(Part):
 
 MAX_STEPS = 10**7
 """Local steps a round of one attacker that a file may have."""
-SHARED = ("client_names", "client_sizes", "learning_rates", "attackers", "rounds")
+SHARED = ("client_names", "client_sizes", "learning_rates", "smoothness", "attackers", "rounds")
 """Fields of TrainingRecord that the file writes in another way."""
 
 
@@ -142,6 +143,7 @@ def dumps(record: TrainingRecord) -> str:
             client_names=list(record.client_names),
             client_sizes=_encode(record.client_sizes),
             learning_rates=_encode(record.learning_rates),
+            smoothness=_encode(map(_named, record.smoothness)),
             attackers=list(record.attackers),
             rounds=_write_rounds(record),
         )
@@ -210,6 +212,7 @@ def _read(file: RecordFile) -> TrainingRecord:
         client_names=tuple(file.client_names),
         client_sizes=sizes,
         learning_rates=_decode(file.learning_rates, num_clients, "learning_rates"),
+        smoothness=_decode([(n, float(v)) for n, v in file.smoothness], num_clients, "smoothness"),
         attackers=tuple(file.attackers),
         rounds=_read_rounds(file, np.array(sizes, dtype=np.int64)),
     )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from crfl.config import Experiment
 from crfl.engines import EngineName
 from crfl.errors import DamagedFileError
-from crfl.files import digest, pack_tensors, unpack_tensors, write_atomic
+from crfl.files import digest, pack_tensors, remove_stale, unpack_tensors, write_atomic
 from crfl.models.base import Model
 from crfl.progress import bar
 from crfl.run import TrainingRun
@@ -123,6 +123,9 @@ def _train(
     progress: bool,
     save_seconds: float,
 ) -> TrainingRun:
+    for place in (folder, folder / PLACE, folder / "checkpoints"):
+        if place.exists():
+            remove_stale(place, 0.0)  # nobody else writes here: they are of a training that was killed
     fresh = not (folder / claim.NAME).exists() and not is_complete(folder)
     if fresh:
         write_atomic(folder / "settings.yaml", batch.experiments[0].to_yaml())

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pickle
 import shutil
+import threading
 
 import pandas as pd
 import pytest
@@ -95,7 +96,11 @@ def test_a_model_of_another_round_is_refused_though_the_manifest_lists_it(copy):
     """As by a script that mixed files up, and then wrote the manifest anew."""
     other = (copy / "checkpoints" / "round-00002.safetensors").read_bytes()
     tensors = pack_tensors(
-        {"params": 5 * crfl.load_run(copy).params}, model="softmax regression", num_features=64, num_classes=10
+        {"params": 5 * crfl.load_run(copy).params},
+        model="softmax regression",
+        num_features=64,
+        num_classes=10,
+        bias=True,
     )
     for content in (other, tensors):
         manifest.load(copy).restore({"params.safetensors": content})
@@ -153,7 +158,7 @@ def test_the_names_of_the_data_matter_to_training(data):
     names = tuple(map(str, range(64)))
     keys = [
         training_key(EXP, dataclasses.replace(data, **changes))
-        for changes in ({}, {"feature_names": names}, {"feature_names": names[::-1]}, {"image_shape": (4, 16)})
+        for changes in ({}, {"feature_names": names}, {"feature_names": names[::-1]}, {"input_shape": (4, 16)})
     ]
     assert len({key["names"] for key in keys}) == 4
 
@@ -172,19 +177,21 @@ def test_a_module_is_told_apart(data, tmp_path):
 def certified(copy, data):
     run = crfl.load_run(copy)
     exp = run.experiment.override({"smoothing.samples": 50, "smoothing.test_samples": 30})
-    certificate = crfl.certify(dataclasses.replace(run, experiment=exp), data.test, kind="published")
-    save_certificate(copy, "published", certificate, data.test.y, exp)
+    certificate = crfl.certify(
+        dataclasses.replace(run, experiment=exp), data.test, kind="smoothing", bounds="hoeffding"
+    )
+    save_certificate(copy, "smoothed", certificate, data.test.y, exp)
     return copy, certificate
 
 
 def test_certificates_and_votes_survive(certified, data):
     folder, certificate = certified
-    frame, about = load_certificates(folder)["published"]
+    frame, about = load_certificates(folder)["smoothed"]
     assert frame["label"].tolist() == data.test.y[certificate.indices].tolist()
     assert frame["radius"].tolist() == pytest.approx(certificate.radius.tolist(), rel=1e-12)
-    assert (about["kind"], about["seed"], about["smoothing"]["samples"]) == ("published", 0, 50)
+    assert (about["kind"], about["seed"], about["smoothing"]["samples"]) == ("smoothing", 0, 50)
     assert tuple(about["assumptions"]) == certificate.assumptions
-    votes = load_certificate_votes(folder, "published")
+    votes = load_certificate_votes(folder, "smoothed")
     assert (votes.counts == certificate.votes.counts).all()
     assert (votes.samples, votes.noise) == (50, 0.01)
     assert verify(folder) == []
@@ -192,24 +199,36 @@ def test_certificates_and_votes_survive(certified, data):
 
 def test_a_damaged_certificate_leaves_the_run_alone(certified, data):
     folder, certificate = certified
-    path = folder / "certificates" / "published.csv"
+    path = folder / "certificates" / "smoothed.csv"
     path.write_text(path.read_text().replace("0", "9"))
     (folder / "certificates" / "added.csv").write_text("radius\ninf\n")
     assert crfl.load_run(folder).params.any()
-    with pytest.raises(DamagedFileError, match=r"published\.csv: is damaged"):
+    with pytest.raises(DamagedFileError, match=r"smoothed\.csv: is damaged"):
         load_certificates(folder)
     problems = verify(folder)
-    assert "published.csv: is damaged" in problems[0]
+    assert "smoothed.csv: is damaged" in problems[0]
     assert "added.csv: is not listed" in problems[1]
     assert "crfl certify" in problems[2]
-    save_certificate(folder, "published", certificate, data.test.y)
-    assert load_certificates(folder).keys() == {"published"}
+    save_certificate(folder, "smoothed", certificate, data.test.y)
+    assert load_certificates(folder).keys() == {"smoothed"}
+
+
+def test_certificates_saved_side_by_side_are_all_listed(certified, data):
+    folder, certificate = certified
+    names = [f"margin-{i}" for i in range(8)]
+    threads = [threading.Thread(target=save_certificate, args=[folder, n, certificate, data.test.y]) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert load_certificates(folder).keys() == {"smoothed", *names}
+    assert verify(folder) == []
 
 
 def test_certificates_need_a_run_and_a_name(certified, data, tmp_path):
     folder, certificate = certified
     with pytest.raises(StoreError, match="no finished run here"):
-        save_certificate(tmp_path / "empty", "published", certificate, data.test.y)
+        save_certificate(tmp_path / "empty", "smoothed", certificate, data.test.y)
     for name in ("../out", "", "a/b", ".hidden", "x" * 200):
         with pytest.raises(StoreError, match="certificate: got the name"):
             save_certificate(folder, name, certificate, data.test.y)

@@ -47,6 +47,7 @@ def rich_record():
         bias=False,
         precision="float64",
         learning_rates=(0.02, 0.03, 0.02, 0.02),
+        smoothness=(math.inf, 11.0, 12.0, 0.1 + 0.2),
         weight_decay=0.1,
         domain=(-10.0, 10.0),
         norm_bound=5.0,
@@ -85,7 +86,12 @@ def test_weights_come_back_to_the_last_bit():
         )
     names = tuple(map(str, sizes))
     record = make_record(
-        rounds, client_sizes=tuple(sizes), client_names=names, learning_rates=(0.02,) * 333, attackers=()
+        rounds,
+        client_sizes=tuple(sizes),
+        client_names=names,
+        learning_rates=(0.02,) * 333,
+        smoothness=(12.5,) * 333,
+        attackers=(),
     )
     assert loads(dumps(record)) == record
 
@@ -122,6 +128,7 @@ def test_ten_thousand_clients_over_a_thousand_rounds_take_less_than_five_megabyt
         client_names=names,
         client_sizes=sizes,
         learning_rates=(0.02,) * n,
+        smoothness=(12.5,) * n,
         attackers=(7,),
     )
     text = dumps(record)

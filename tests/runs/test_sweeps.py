@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import signal
 import subprocess
@@ -33,14 +32,15 @@ def cache(tmp_path):
     return Cache(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::crfl.errors.CertificateWarning")
 def test_a_sweep_is_the_runs_by_hand(cache):
     data = crfl.load_data(EXP)
-    found = sweeps.sweep(cache, EXP, "attack.scale", [5.0, 10.0], seeds=[0, 1])
+    found = sweeps.sweep(cache, EXP, "attack.scale", [5.0, 10.0], seeds=[0, 1], kind="published")
     radii = np.linspace(0, 0.3, 7)
     assert found.certified_accuracy(radii).shape == (2, 2, 7)
     for i, scale in enumerate((5.0, 10.0)):
         run = crfl.train(EXP.override({"attack.scale": scale}), data)
-        certificate = crfl.certify(run, data.test)
+        certificate = crfl.certify(run, data.test, kind="published")
         assert torch.equal(found.runs[i][0].params, run.params)
         assert np.array_equal(found.certificates[i][0].radius, certificate.radius)
         assert np.array_equal(found.certified_rate(radii)[i, 0], certificate.certified_rate(radii))
@@ -49,13 +49,13 @@ def test_a_sweep_is_the_runs_by_hand(cache):
 
 
 def test_nothing_is_done_twice(cache):
-    first = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
+    first = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001], kind="smoothing")
     assert len(list((cache.root / "runs").iterdir())) == 1  # alpha matters to no run
     assert len(list((cache.root / "votes").iterdir())) == 1
     (votes,) = (cache.root / "votes").iterdir()
     written = votes.stat().st_mtime_ns
     with interrupting(0):
-        again = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001])
+        again = sweeps.sweep(cache, EXP, "smoothing.alpha", [0.01, 0.001], kind="smoothing")
     assert votes.stat().st_mtime_ns == written
     assert np.array_equal(first.critical, again.critical)
 
@@ -105,12 +105,18 @@ def test_a_prefix_is_the_shorter_run(cache):
         prefix(run, 1)
 
 
-def test_processes_train_side_by_side(tmp_path):
+def test_processes_train_side_by_side_to_the_same_bits(tmp_path):
     grid = [EXP.override({"attack.scale": s}) for s in (5.0, 6.0)]
     apart = Cache(tmp_path / "a", jobs=2).train(grid)
-    together = Cache(tmp_path / "b").train(grid)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        together = Cache(tmp_path / "b").train(grid)
+    finally:
+        torch.set_num_threads(threads)
     for one, two in zip(apart, together, strict=True):
-        torch.testing.assert_close(one.params, two.params, rtol=0, atol=1e-5)
+        assert torch.equal(one.params, two.params)
+        assert one.record == two.record
 
 
 def test_processes_know_functions_data_and_models_of_ones_own(tmp_path, monkeypatch):
@@ -250,6 +256,7 @@ def test_a_sweep_over_seeds(cache):
     assert base.runs[0][0].record == found.runs[1][0].record
 
 
+@pytest.mark.filterwarnings("ignore::crfl.errors.CertificateWarning")
 @pytest.mark.parametrize("kind", ["published", "smoothing"])
 def test_votes_are_kept_whatever_the_bounds(cache, kind):
     data = crfl.load_data(EXP)
@@ -275,7 +282,7 @@ def test_what_is_damaged_in_the_cache_is_made_again(cache):
 
 
 def test_the_runs_that_do_not_fail_are_kept(cache):
-    never = {"server.clip.start": math.inf, "local.learning_rate": 1e38, "attack.round": 1}
+    never = {"attack.clients": 10, "attack.round": 1, "attack.update": "nan"}
     with pytest.raises(TrainingError):
         cache.train([EXP.override(never), EXP])
     with interrupting(0):
@@ -343,7 +350,7 @@ def test_a_killed_sweep_leaves_no_workers(tmp_path):
 
 @needs_proc
 def test_a_killed_worker_does_not_end_the_sweep(tmp_path):
-    with start(WORKER % (400, 4), tmp_path, 2) as sweep:
+    with start(WORKER % (200, 4), tmp_path, 2) as sweep:
         wait_for(lambda: len(list(tmp_path.glob("runs/*/training.json"))) == 2)
         os.kill(workers(sweep)[0], signal.SIGKILL)
         assert sweep.communicate(timeout=120)[0] == "4\n"
@@ -351,7 +358,7 @@ def test_a_killed_worker_does_not_end_the_sweep(tmp_path):
 
 
 def test_two_processes_share_a_cache(tmp_path):
-    both = [start(WORKER % (300, 4), tmp_path, 1) for _ in "ab"]
+    both = [start(WORKER % (100, 4), tmp_path, 1) for _ in "ab"]
     for process in both:
         assert process.communicate(timeout=120)[0] == "4\n"
         assert process.returncode == 0
