@@ -245,3 +245,61 @@ def test_real_images_are_those_that_torchvision_reads(name):
         else:
             assert torch.equal(test.x, pixels.flatten(1).float() * images.SCALE)
             assert torch.equal(test.y, theirs.targets)
+
+
+def write_cifar(root, records=(7, 5), test=6):
+    """CIFAR-10 files of random pictures; returns the pictures (n, 3, 32, 32) and labels, file by file."""
+    random = np.random.default_rng(0)
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    found = []
+    for name, count in [(f"data_batch_{i + 1}.bin", n) for i, n in enumerate(records)] + [("test_batch.bin", test)]:
+        pictures = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (folder / name).write_bytes(np.hstack([labels[:, None], pictures.reshape(count, -1)]).tobytes())
+        found.append((pictures, labels))
+    return found
+
+
+def test_cifar10_from_a_folder(tmp_path):
+    (first, y_first), (second, y_second), (held_out, y_test) = write_cifar(tmp_path)
+    data = load_data(settings(tmp_path, "cifar10", **{"data.clients": 2}), download=False)
+    pictures = np.concatenate([first, second]).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(data.x.view(12, 32, 32, 3), pictures)
+    np.testing.assert_array_equal(data.y, np.concatenate([y_first, y_second]))
+    np.testing.assert_allclose(data.test.x.view(6, 32, 32, 3), held_out.transpose(0, 2, 3, 1) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(data.test.y, y_test)
+    assert data.input_shape == (32, 32, 3)
+    assert (data.num_classes, data.class_names[:2], data.domain) == (10, ("airplane", "automobile"), (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("data_batch_2.bin", bytes(3073 * 2 - 1), "data_batch_2.bin has 6145 bytes, expected a multiple of 3073"),
+        ("test_batch.bin", b"", "test_batch.bin has 0 bytes"),
+        ("data_batch_1.bin", b"\x0a" + bytes(3072), "data_batch_1.bin holds label 10, expected 0 to 9"),
+        ("test_batch.bin", None, "lacks data_batch_1.bin or test_batch.bin"),
+    ],
+)
+def test_broken_cifar10_is_named(tmp_path, name, content, said):
+    write_cifar(tmp_path)
+    file = tmp_path / "cifar-10-batches-bin" / name
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(DataError, match=f"cifar10: .*{said}.*CRFL_DATA_DIR"):
+        load_data(settings(tmp_path, "cifar10", **{"data.clients": 2}), download=False)
+
+
+@pytest.mark.data
+@pytest.mark.skipif("CRFL_DATA_DIR" not in os.environ, reason="CRFL_DATA_DIR is not set")
+def test_real_cifar10():
+    exp = Experiment().override({"data.name": "cifar10", "data.clients": 20})
+    data = load_data(exp, download=False)
+    assert data.x.dtype == torch.uint8
+    assert data.num_inputs == 3072
+    assert set(data.y.unique().tolist()) == set(range(10))
+    pictures = data.x.view(-1, 32, 32, 3).float()
+    blue = {name: float(pictures[data.y == i, :8].mean((0, 1, 2))[2]) for i, name in enumerate(data.class_names)}
+    assert min(blue["airplane"], blue["ship"]) > max(blue["frog"], blue["deer"])  # the sky is above, and blue
+    beside = (pictures[:, :, 1:] - pictures[:, :, :-1]).abs().mean()
+    assert beside < 0.5 * (pictures - pictures.roll(7, dims=2)).abs().mean()  # rows are rows
