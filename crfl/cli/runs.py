@@ -11,8 +11,9 @@ import click
 
 from crfl.cli import options
 
-KINDS = ("margin", "published", "smoothing")
+KINDS = ("margin", "published", "smoothing", "clients")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
+"""A test holds them equal to those of `crfl.certify`."""
 SAMPLED = ("published", "smoothing")
 """Kinds that bound probabilities."""
 ANY_ROUND = ("margin", "smoothing")
