@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +66,17 @@ def certify_run(
     show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(dict.fromkeys(notes)), **facts)
 
 
-def _certify(run: TrainingRun, splits: dict[str, Split], device: str, chosen: dict[str, Any]) -> dict[str, Certificate]:
-    """A certificate of each test set. That it is no guarantee, a warning in Python, is said in its label and notes."""
+@contextmanager
+def quiet_certificates() -> Iterator[None]:
+    """Without the warnings that a certificate is no guarantee: the tables say so in labels and notes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CertificateWarning)
+        yield
+
+
+def _certify(run: TrainingRun, splits: dict[str, Split], device: str, chosen: dict[str, Any]) -> dict[str, Certificate]:
+    """A certificate of each test set."""
+    with quiet_certificates():
         return {which: certify(run, split, device=device, progress=True, **chosen) for which, split in splits.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def sweep(
 
     matplotlib.use("Agg")
     from crfl import files
+    from crfl.cli.certificates import quiet_certificates
     from crfl.cli.output import show
     from crfl.config import Experiment
     from crfl.sweeps import Cache
@@ -71,11 +73,12 @@ def sweep(
         )
     if not grid:
         grid, seeds = {"seed": list(range(seeds or 1))}, None
-    found = run_sweep(Cache(out / "cache", jobs, device), base, grid, seeds=seeds, **chosen)
+    with quiet_certificates():
+        found = run_sweep(Cache(out / "cache", jobs, device), base, grid, seeds=seeds, **chosen)
     frame = _frame(found)
     files.write_atomic(out / "sweep.csv", frame.to_csv(index=False))
     picture = _draw(found, out)
-    show(_means(frame, found), as_json)
+    show(_means(frame, found), as_json, _notes(found))
     if not as_json:
         click.echo(f"{len(frame)} rows are in {out / 'sweep.csv'}; the picture is {picture}")
 
@@ -98,6 +101,17 @@ def _means(frame: pd.DataFrame, found: Sweep) -> pd.DataFrame:
     facts = frame.groupby(keys, sort=False)[["accuracy", "attack_success_rate", "critical_radius"]].mean()
     facts = facts.set_axis(["accuracy", "attack success", f"critical {symbol}"], axis=1)
     return facts.join(wide).reset_index()
+
+
+def _notes(found: Sweep) -> tuple[str, ...]:
+    """Where nothing is guaranteed, and what infinity means."""
+    from crfl.cli.certificates import ENDLESS
+    from crfl.cli.output import in_options
+
+    certificates = [certificate for group in found.certificates for certificate in group]
+    broken = [f"{c.label}: {in_options(c.guarantee.broken[0])}" for c in certificates if c.guarantee.broken]
+    endless = [ENDLESS] if any(math.isinf(c.critical) for c in certificates) else []
+    return tuple(dict.fromkeys([*broken, *endless]))
 
 
 def _draw(found: Sweep, out: Path) -> Path:
