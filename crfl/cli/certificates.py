@@ -99,11 +99,16 @@ def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Sp
 def draw(folder: Path, run: TrainingRun) -> list[Path]:
     """Every plot of a run folder, from its history and its certificates."""
     drawn = {"training": plots.training(run.history, [r.round for r in run.record.attack_rounds])}
-    saved = load_certificates(folder)
-    found = [SavedCertificate.from_files(name, frame, about) for name, (frame, about) in saved.items()]
+    found = read_certificates(folder)
     for title in dict.fromkeys(c.title for c in found):
         mine = {f"{c.split} test set": c for c in reversed(found) if c.title == title}
         accuracy = plots.certified_accuracy({label: (c, c.labels) for label, c in mine.items()})
         drawn[f"{title}-certified-accuracy"] = accuracy
         drawn[f"{title}-certified-rate"] = plots.certified_rate(mine)
     return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]
+
+
+def read_certificates(folder: Path) -> list[SavedCertificate]:
+    """The certificates saved with a run. DamagedFileError if one of them is not what was written."""
+    saved = load_certificates(folder)
+    return [SavedCertificate.from_files(name, frame, about) for name, (frame, about) in saved.items()]
