@@ -11,8 +11,9 @@ import click
 
 from crfl import __version__
 from crfl.cli.figures import reproduce
-from crfl.cli.runs import certify, plot, report, run
+from crfl.cli.runs import certify, plot, report, run, verify
 from crfl.cli.settings import settings
+from crfl.cli.sweeps import sweep
 from crfl.cli.tools import data, radius
 from crfl.errors import CrflError
 
@@ -53,10 +54,11 @@ def main() -> None:
     \b
     crfl run digits                          train under attack, certify, plot
     crfl certify runs/demo --kind smoothing  certify a finished run anew
+    crfl sweep digits --set attack.scale=1,5,10 --seeds 5
     crfl settings attack                     every setting of the attack
     crfl reproduce --smoke                   the paper's figures in short
     """
 
 
-for command in (run, certify, plot, report, reproduce, radius, data, settings):
+for command in (run, certify, sweep, plot, report, verify, reproduce, radius, data, settings):
     main.add_command(command)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,26 +13,25 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import numpy as np
 import pandas as pd
 
 from crfl import files, plots
 from crfl.attack.triggers import backdoored
 from crfl.certification.certify import certify
-from crfl.cli.output import show
-from crfl.errors import CertificateError
-from crfl.report import RADII, read_certificates
-from crfl.runs.certificates import save_certificate
+from crfl.cli.output import in_options, show
+from crfl.errors import CertificateError, CertificateWarning
+from crfl.report import SavedCertificate
+from crfl.report.run import COUNTS, RADII
+from crfl.runs.certificates import load_certificates, save_certificate
 
 if TYPE_CHECKING:
     from crfl.certification.certificate import Certificate
     from crfl.data.federated import FederatedData, Split
     from crfl.run import TrainingRun
 
-ENDLESS = (
-    "critical r is the radius at which nothing is certified any more; inf: some predictions stand whatever the poisoned "
-    "samples hold"
-)
+SHOWN = {"radius": ("r", RADII), "malicious_clients": ("m", COUNTS)}
+"""By the kind of strength: its symbol, and which radii or numbers of clients the table shows."""
+ENDLESS = "critical r, the largest certified radius, is inf: some predictions stand whatever the poisoned samples hold"
 
 
 def certify_run(
@@ -41,23 +43,20 @@ def certify_run(
     """
     attacked = run.experiment.attack.active
     splits = {"clean": data.test} | ({"backdoored": backdoored(run.experiment, data)} if attacked else {})
-    on_device = replace(run, params=run.params.to(device))
     tables, notes = [], []
-    for name, options in wanted.items():
+    for name, chosen in wanted.items():
         try:
-            certificates = {
-                which: certify(on_device, split, progress=True, **options) for which, split in splits.items()
-            }
+            certificates = _certify(run, splits, device, chosen)
         except CertificateError as error:
             if len(wanted) == 1:
                 raise
-            notes.append(f"{name}: {error}")
+            notes.append(f"{name}: {in_options(str(error))}")
             continue
         for which, certificate in certificates.items():
             save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, run.experiment)
         tables.append(_table(name, certificates, splits))
-        notes += [f"{name}: {warning}" for warning in certificates["clean"].warnings]
-        notes += [ENDLESS] if any(np.isinf(c.strength).any() for c in certificates.values()) else []
+        notes += [f"{name}: {in_options(warning)}" for warning in certificates["clean"].warnings]
+        notes += [ENDLESS] if any(math.isinf(c.critical) for c in certificates.values()) else []
     draw(folder, run)
     history = run.history
     facts: dict[str, Any] = {"accuracy": float(history["accuracy"].iloc[-1])}
@@ -67,17 +66,33 @@ def certify_run(
     show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(dict.fromkeys(notes)), **facts)
 
 
+@contextmanager
+def quiet_certificates() -> Iterator[None]:
+    """Without the warnings that a certificate is no guarantee: the tables say so in labels and notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CertificateWarning)
+        yield
+
+
+def _certify(run: TrainingRun, splits: dict[str, Split], device: str, chosen: dict[str, Any]) -> dict[str, Certificate]:
+    """A certificate of each test set."""
+    with quiet_certificates():
+        return {which: certify(run, split, device=device, progress=True, **chosen) for which, split in splits.items()}
+
+
 def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Split]) -> pd.DataFrame:
-    """Certified accuracy and rate of each test set at a few radii."""
+    """Certified accuracy and rate of each test set at a few strengths."""
     rows: list[dict[str, object]] = []
     for which, certificate in certificates.items():
+        symbol, strengths = SHOWN[certificate.strength_name]
         for curve, values in (
-            ("accuracy", certificate.certified_accuracy(splits[which].y, RADII)),
-            ("rate", certificate.certified_rate(RADII)),
+            ("accuracy", certificate.certified_accuracy(splits[which].y, strengths)),
+            ("rate", certificate.certified_rate(strengths)),
         ):
-            shown = {f"r={r:g}": float(v) for r, v in zip(RADII, values, strict=True)}
-            about = {"certificate": name, "test set": which, "certified": curve}
-            rows.append({**about, **shown, "critical r": certificate.critical})
+            shown = {f"{symbol}={s:g}": float(v) for s, v in zip(strengths, values, strict=True)}
+            label = name + certificate.label.removeprefix(certificate.kind)
+            about = {"certificate": label, "test set": which, "certified": curve}
+            rows.append({**about, **shown, f"critical {symbol}": certificate.critical})
     return pd.DataFrame(rows)
 
 
@@ -91,3 +106,9 @@ def draw(folder: Path, run: TrainingRun) -> list[Path]:
         drawn[f"{title}-certified-accuracy"] = accuracy
         drawn[f"{title}-certified-rate"] = plots.certified_rate(mine)
     return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]
+
+
+def read_certificates(folder: Path) -> list[SavedCertificate]:
+    """The certificates saved with a run. DamagedFileError if one of them is not what was written."""
+    saved = load_certificates(folder)
+    return [SavedCertificate.from_files(name, frame, about) for name, (frame, about) in saved.items()]

@@ -9,6 +9,14 @@ import click
 
 from crfl.cli.plugins import load_plugin
 
+KINDS = ("margin", "published", "smoothing", "clients")
+BOUNDS = ("hoeffding", "clopper_pearson", "exact")
+"""Those of `crfl.certify`, here because help does not wait for it (a test holds them equal)."""
+SAMPLED = ("published", "smoothing")
+"""Kinds that bound probabilities."""
+ANY_ROUND = ("margin", "smoothing")
+"""Kinds that hold for an attack in an unknown round."""
+
 
 def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     from crfl.config.files import parse_yaml
@@ -24,6 +32,13 @@ def _parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
         except ValueError as error:
             raise click.BadParameter(f"got {cut(text)!r}, whose value is not valid YAML: {error}") from None
     return changes
+
+
+def _parse_lists(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Of each setting the values: commas keep them apart, unless they are inside brackets."""
+    pairs = (text.partition("=") for text in values)
+    listed = tuple(f"{key}{equals}[{value}]" if equals else key for key, equals, value in pairs)
+    return {key: found or [None] for key, found in _parse(ctx, param, listed).items()}
 
 
 def _find(ctx: click.Context, param: click.Parameter, value: str) -> Path:
@@ -56,6 +71,14 @@ def _load_plugins(ctx: click.Context, param: click.Parameter, values: tuple[Path
 changes = click.option(
     "--set", "changes", multiple=True, callback=_parse, metavar="KEY=VALUE", help="Override a setting; may be repeated."
 )
+values = click.option(
+    "--set",
+    "values",
+    multiple=True,
+    callback=_parse_lists,
+    metavar="KEY=VALUE,...",
+    help="Values of a setting, of which every combination is run; may be repeated.",
+)
 device = click.option(
     "--device", default="cpu", show_default=True, callback=_usable, help="Where to compute: cpu, cuda, ..."
 )
@@ -70,6 +93,29 @@ plugin = click.option(
     help="Run this Python file first: it adds your own triggers, updates and rules. May be repeated.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+kind = click.option("--kind", type=click.Choice(KINDS), default="margin", show_default=True, help="Which certificate.")
+bounds = click.option(
+    "--bounds",
+    type=click.Choice(BOUNDS),
+    help=f"Bounds on probabilities ({', '.join(SAMPLED)})  [default: the kind's own]",
+)
+attack_round = click.option(
+    "--attack-round",
+    type=click.Choice(["recorded", "any"]),
+    default="recorded",
+    show_default=True,
+    help=f"any: against one such attack in whatever round ({', '.join(ANY_ROUND)}).",
+)
 config = click.argument("config", callback=_find)
 """A YAML file, or the name of settings that ship with crfl."""
 folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
+
+
+def check_options(kind: str, bounds: str | None, attack_round: str) -> dict[str, Any]:
+    """The options of `crfl.certify`; UsageError if one is not of this kind."""
+    if bounds is not None and kind not in SAMPLED:
+        raise click.UsageError(f"--bounds is for --kind {' and '.join(SAMPLED)}; {kind} needs no probabilities")
+    if attack_round == "any" and kind not in ANY_ROUND:
+        raise click.UsageError(f"--attack-round any is for --kind {' and '.join(ANY_ROUND)}, not for {kind}")
+    given = {"kind": kind, "bounds": bounds, "attack_round": "any" if attack_round == "any" else None}
+    return {name: value for name, value in given.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,12 @@ def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), digits
 def show_json(content: Any) -> None:
     """A value as JSON."""
     click.echo(json.dumps(json.loads(json.dumps(content, default=str), parse_constant=NAMES.get), indent=2))
+
+
+def in_options(text: str) -> str:
+    """A text of the library about kinds of certificates, in the words of the command line."""
+    text = re.sub(r"\bkind='(\w+)' or '(\w+)'", r"--kind \1 or \2", text)
+    return re.sub(r"\bkind='(\w+)'", r"--kind \1", text).replace("attack_round='any'", "--attack-round any")
 
 
 def width() -> int | None:

@@ -11,13 +11,6 @@ import click
 
 from crfl.cli import options
 
-KINDS = ("margin", "published", "smoothing")
-BOUNDS = ("hoeffding", "clopper_pearson", "exact")
-SAMPLED = ("published", "smoothing")
-"""Kinds that bound probabilities."""
-ANY_ROUND = ("margin", "smoothing")
-"""Kinds that hold for an attack in an unknown round."""
-
 
 @click.command()
 @options.config
@@ -70,19 +63,9 @@ def run(
 
 @click.command()
 @options.folder
-@click.option("--kind", type=click.Choice(KINDS), default="margin", show_default=True, help="Which certificate.")
-@click.option(
-    "--bounds",
-    type=click.Choice(BOUNDS),
-    help=f"Bounds on probabilities ({', '.join(SAMPLED)})  [default: the kind's own]",
-)
-@click.option(
-    "--attack-round",
-    type=click.Choice(["recorded", "any"]),
-    default="recorded",
-    show_default=True,
-    help=f"any: against one such attack in whatever round ({', '.join(ANY_ROUND)}).",
-)
+@options.kind
+@options.bounds
+@options.attack_round
 @options.changes
 @options.plugin
 @options.device
@@ -111,7 +94,7 @@ def certify(
     from crfl.runs.claim import check_data
     from crfl.runs.folder import load_run
 
-    _check_options(kind, bounds, attack_round)
+    chosen = options.check_options(kind, bounds, attack_round)
     wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
     if wrong:
         raise SettingsError(
@@ -122,24 +105,10 @@ def certify(
     result = replace(result, experiment=result.experiment.override(changes))
     data = load_data(result.experiment)
     check_data(folder, data)
-    chosen: dict[str, Any] = {"kind": kind}
-    name = kind
-    if bounds is not None:
-        chosen["bounds"] = bounds
-        name += f"-{bounds}"
-    if attack_round == "any":
-        chosen["attack_round"] = "any"
-        name += "-any-round"
+    name = "-".join("any-round" if value == "any" else value for value in chosen.values())
     for key, value in result.experiment.smoothing.to_dict().items():
         name += "" if value == own[key] else f"-{key}-{'all' if value is None else value}"
     certify_run(folder, result, data, {name: chosen}, device, as_json)
-
-
-def _check_options(kind: str, bounds: str | None, attack_round: str) -> None:
-    if bounds is not None and kind not in SAMPLED:
-        raise click.UsageError(f"--bounds is for --kind {' and '.join(SAMPLED)}; {kind} needs no probabilities")
-    if attack_round == "any" and kind not in ANY_ROUND:
-        raise click.UsageError(f"--attack-round any is for --kind {' and '.join(ANY_ROUND)}, not for {kind}")
 
 
 @click.command()
@@ -169,12 +138,10 @@ def report(folder: Path) -> None:
     """
     from datetime import datetime
 
-    import matplotlib
-
-    matplotlib.use("Agg")
     from crfl import files
+    from crfl.cli.certificates import read_certificates
     from crfl.data.load import load_data
-    from crfl.report import read_certificates, run_report
+    from crfl.report import run_report
     from crfl.runs.claim import check_data
     from crfl.runs.folder import load_run
 
@@ -187,3 +154,21 @@ def report(folder: Path) -> None:
     html = run_report(result, data, found, name=name, when=when, versions=versions)
     files.write_atomic(folder / "report.html", html)
     click.echo(folder / "report.html")
+
+
+@click.command()
+@options.folder
+def verify(folder: Path) -> None:
+    """Check every file of a run folder against what was written.
+
+    \b
+    crfl verify runs/demo
+
+    Exit code 1 says that something is wrong, or not complete.
+    """
+    from crfl.runs.verify import verify as find_problems
+
+    problems = find_problems(folder)
+    if problems:
+        raise click.ClickException("\n".join(problems))
+    click.echo(f"{folder}: every file is what was written")
