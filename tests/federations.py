@@ -44,7 +44,7 @@ def _federation(x, sizes, test, generator, scale=1.0, shuffled=True):
         test,
         CLASSES,
         scale,
-        image_shape=(SIDE, SIDE),
+        input_shape=(SIDE, SIDE),
         domain=(0.0, 1.0),
     )
 

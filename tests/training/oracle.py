@@ -96,7 +96,7 @@ def attackers(exp, data, t):
         own = {k: getattr(attack, k) for k in ("scale", "poisoned_per_batch", "target", "labels", "trigger", "update")}
         own["magnitude"] = attack.magnitude
         if attack.per_attacker:
-            own |= {k: v for k, v in attack.per_attacker[i].model_dump().items() if v is not None}
+            own |= {k: v for k, v in vars(attack.per_attacker[i]).items() if v is not None}
         own["pixel"] = own["magnitude"] / math.sqrt(max(1, len(own["trigger"])))
         if attack.distributed:
             own["trigger"] = [p for j, p in enumerate(attack.trigger) if j % len(members) == i]
@@ -134,7 +134,7 @@ def local_training(exp, data, x, y, shard, i, t, w, rate, poison):
                 sample, label = x[row].copy(), y[row]
                 if poison and j < poison["poisoned_per_batch"]:
                     for r, c in poison["trigger"]:
-                        sample[r * data.image_shape[1] + c] += np.float32(poison["pixel"])
+                        sample[r * data.input_shape[1] + c] += np.float32(poison["pixel"])
                     sample = sample.clip(*data.domain)
                     label = poison["target"] if poison["labels"] == "target" else label
                 logits = weights @ sample + bias

@@ -1,7 +1,6 @@
 """Algorithm 1 against one written by hand, its limits, and what it leaves behind."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,9 +228,3 @@ def test_divergence_is_an_error_that_names_the_round(data, engine):
 def test_an_engine_is_chosen_by_name(data):
     with pytest.raises(SettingsError, match="engine: got 'fast', expected one of: vectorised, reference"):
         crfl.train(BASE, data, engine="fast")
-
-
-def test_learning_rates_must_fit_the_data_itself(data):
-    fewer = replace(data, shards=data.shards[:6], client_names=data.client_names[:6])
-    with pytest.raises(crfl.errors.DataError, match=r"local.learning_rate: got 10, expected one.* of 6 clients"):
-        crfl.train(BASE.override({"local.learning_rate": [0.02] * 10}), fewer)
