@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfl.aggregator import NOT_FINITE, WRONG_SHAPE, ClientStats
+from crfl.aggregator import NO_AGGREGATE, NOT_FINITE, WRONG_SHAPE, ClientStats
 
-REASONS = (NOT_FINITE, WRONG_SHAPE)
+REASONS = (NOT_FINITE, WRONG_SHAPE, NO_AGGREGATE)
 
 
 @dataclass(frozen=True)

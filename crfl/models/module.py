@@ -64,7 +64,7 @@ class ModuleModel:
         many = vmap(self._logits, in_dims=(0, None))
         # A copy of the samples, should the module work in place.
         blocks = [many(params.reshape(-1, params.shape[-1]), block.clone()) for block in x.split(BLOCK_SAMPLES)]
-        return torch.cat(blocks, dim=1).view(*params.shape[:-1], len(x), -1)
+        return torch.cat(blocks, dim=1).view(*params.shape[:-1], len(x), self.num_classes)
 
     def class_logits(self, params: Tensor, x: Tensor) -> Tensor:
         """Logits (S, C, m) of the samples x (m, d) under S models (S, P)."""

@@ -51,7 +51,7 @@ def own_functions(exp: Experiment) -> Own:
         for name in sorted(n for n in names if isinstance(n, str))
         if name in KNOWN[setting]
     }
-    return {place: function for place, function in found.items() if not _of_crfl(function)}
+    return {(setting, name): own for (setting, name), own in found.items() if not _of_crfl(own, name)}
 
 
 def register(own: Own) -> None:
@@ -71,11 +71,11 @@ def digest(value: object) -> str:
     return found.hexdigest()
 
 
-def _of_crfl(function: Callable[..., Any]) -> bool:
-    """Whether it comes with crfl, whole: not one that crfl made of the user's samples."""
+def _of_crfl(function: Callable[..., Any], name: str) -> bool:
+    """Whether it comes with crfl, whole and under this name: not one that crfl made of the user's samples."""
     function = getattr(function, "function", function)  # of an aggregation rule
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<locals>")
-    return str(module).startswith("crfl.") and "<locals>" not in name
+    module, known = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return str(module).startswith("crfl.") and known == name
 
 
 def _parts(value: object, seen: dict[int, object]) -> Iterator[bytes | memoryview]:

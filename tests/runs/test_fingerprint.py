@@ -96,7 +96,7 @@ def test_what_differs_has_another_digest_and_what_does_not_the_same(make):
 
 
 def test_another_process_finds_the_same_digest():
-    code = "import tests.training.test_own as t; print([t.digest(v) for make in t.DIFFERENT for v in make()])"
+    code = "import tests.runs.test_fingerprint as t; print([t.digest(v) for make in t.DIFFERENT for v in make()])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str([digest(value) for make in DIFFERENT for value in make()])
 
@@ -141,12 +141,12 @@ def test_what_encloses_itself():
 
 
 def test_those_of_the_settings_are_found(monkeypatch):
-    """Also those that one attacker alone uses; crfl's own are not listed, even under another name."""
+    """Also those that one attacker alone uses; crfl's own only under another name, which may come to mean another."""
     monkeypatch.setitem(triggers.TRIGGERS, "mine", stamp(0.5))
     monkeypatch.setitem(triggers.TRIGGERS, "edge", triggers.edge_cases(np.ones((3, 64))))
     monkeypatch.setitem(triggers.TRIGGERS, "unused", stamp(0.5))
     monkeypatch.setitem(malicious.MALICIOUS, "mine", twice)
-    monkeypatch.setitem(aggregation.AGGREGATORS, "mean too", aggregation.mean)
+    monkeypatch.setitem(aggregation.AGGREGATORS, "mean too", aggregation.Rule(aggregation.mean))
     exp = crfl.Experiment().override(
         {
             "attack.clients": 2,
@@ -156,7 +156,15 @@ def test_those_of_the_settings_are_found(monkeypatch):
         }
     )
     found = own_functions(exp)
-    assert sorted(found) == [("attack.trigger", "edge"), ("attack.trigger", "mine"), ("attack.update", "mine")]
+    assert sorted(found) == [
+        ("attack.trigger", "edge"),
+        ("attack.trigger", "mine"),
+        ("attack.update", "mine"),
+        ("server.aggregation", "mean too"),
+    ]
+    first = digest(found["server.aggregation", "mean too"])
+    assert first != digest(aggregation.Rule(aggregation.median))
+    assert first != digest(aggregation.Rule(aggregation.mean, data_independent=True))
     monkeypatch.delitem(malicious.MALICIOUS, "mine")
     assert ("attack.update", "mine") not in own_functions(exp)
     register(found)
