@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crfl.config import Experiment
     from crfl.data.federated import FederatedData, Split
     from crfl.data.load import load_data
+    from crfl.ensemble import EnsembleRun, train_ensemble
     from crfl.run import TrainingRun
     from crfl.runs.folder import load_run, save_run
     from crfl.training import train, train_many, train_pair
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Certificate": "crfl.certification.certificate",
+    "EnsembleRun": "crfl.ensemble",
     "Experiment": "crfl.config",
     "FederatedData": "crfl.data.federated",
     "Split": "crfl.data.federated",
@@ -39,12 +41,14 @@ _HOMES = {
     "save_run": "crfl.runs.folder",
     "smooth": "crfl.certification.smoothing",
     "train": "crfl.training",
+    "train_ensemble": "crfl.ensemble",
     "train_pair": "crfl.training",
     "train_many": "crfl.training",
 }
 
 __all__ = [
     "Certificate",
+    "EnsembleRun",
     "Experiment",
     "FederatedData",
     "Split",
@@ -59,6 +63,7 @@ __all__ = [
     "save_run",
     "smooth",
     "train",
+    "train_ensemble",
     "train_many",
     "train_pair",
 ]

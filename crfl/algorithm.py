@@ -58,9 +58,9 @@ def collect_updates(
     """Local training, attack and aggregation of round t: sum_i p_i gamma_i u_i(z_t) of every run, (S, P)."""
     plans = [plan.round(t) for plan in batch.plans]
     aggregators = batch.aggregators(plans, t, like=global_models[0])
-    cap = batch.schedules[0].learning_rate_cap(t)
-    weights = shared_weights(aggregators, len(batch.sizes))
-    for block in engine.local_updates(global_models, t, cap, plans, weights):
+    caps, apart = batch.learning_rate_caps(t), batch.groups is not None
+    weights = None if apart else shared_weights(aggregators, len(batch.sizes))
+    for block in engine.local_updates(global_models, t, caps, plans, weights, apart):
         if block.summed:
             for aggregator, total in zip(aggregators, block.updates, strict=True):
                 aggregator.add_sum(total)

@@ -132,8 +132,9 @@ class RunBatch:
     @cached_property
     def schedules(self) -> tuple[Schedule, ...]:
         """What changes from round to round, one a run."""
-        steps = int(local_steps(self.sizes, self.local).max())
-        return tuple(Schedule(exp, steps) for exp in self.experiments)
+        steps = local_steps(self.sizes, self.local)
+        runs = zip(self.experiments, self.plans, strict=True)
+        return tuple(Schedule(exp, int(steps[plan.clients].max())) for exp, plan in runs)
 
     @cached_property
     def smoothness(self) -> npt.NDArray[np.float64]:
@@ -141,6 +142,10 @@ class RunBatch:
         if not self.model.linear:
             return np.full(len(self.sizes), np.inf)
         return batch_smoothness(self.data, self.local, self.model.bias)
+
+    def learning_rate_caps(self, t: int) -> tuple[float, ...]:
+        """Of each run: its clients' learning rates are at most this."""
+        return tuple(schedule.learning_rate_cap(t) for schedule in self.schedules)
 
     def noise_stds(self, t: int) -> Tensor:
         """sigma_t of each run, (S,)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -24,22 +23,20 @@ class ClientUpdates:
     clients: IntArray
     """(k,) numbers of the clients."""
     updates: Tensor
-    """(k, S, P): what each client's local training adds to the global model of each run; with `runs`, (k, P), of that
+    """(k, S, P): what each client's local training adds to the global model of each run; with `run`, (k, P), of that
     run alone; with `summed`, (S, P), their sum times the weights that the engine was given. Memory that the engine may
     use again for the next ones."""
-    runs: IntArray | None = None
-    """(k,): the one run that each update is for, rising; None: all of them."""
+    run: int | None = None
+    """The one run that the updates are for; None: all of them."""
     summed: bool = False
 
     def by_run(self) -> Iterator[tuple[int, IntArray, Tensor]]:
-        """Each run, the clients (j,) with an update for it, and these updates (j, P)."""
-        if self.runs is None:
-            for run in range(self.updates.shape[1]):
-                yield run, self.clients, self.updates[:, run]
+        """Each run, the clients (k,) with an update for it, and these updates (k, P)."""
+        if self.run is not None:
+            yield self.run, self.clients, self.updates
             return
-        starts = np.flatnonzero(np.diff(self.runs, prepend=-1))
-        for start, end in pairwise([*starts.tolist(), len(self.runs)]):
-            yield int(self.runs[start]), self.clients[start:end], self.updates[start:end]
+        for run in range(self.updates.shape[1]):
+            yield run, self.clients, self.updates[:, run]
 
 
 class Engine(Protocol):
@@ -49,19 +46,21 @@ class Engine(Protocol):
         self,
         global_models: Tensor,
         round_: int,
-        learning_rate_cap: float,
+        learning_rate_caps: Sequence[float],
         plans: Sequence[RoundPlan],
         weights: Tensor | None = None,
+        apart: bool = False,
     ) -> Iterator[ClientUpdates]:
         """The updates of every client that takes part in the round in some run, some clients at a time.
 
         Args:
             global_models: z_t, (S, P): what the server of each run sent.
             round_: t
-            learning_rate_cap: eta_{i,t} = min(eta_i, this).
+            learning_rate_caps: one a run, eta_{i,t} = min(eta_i, this); all the same unless the runs are apart.
             plans: who takes part in each run, and who trains on poisoned batches.
             weights: (N,) of all clients if every run needs only the same weighted sum of the updates; the engine may
                 then add some of them up.
+            apart: train each run by itself, so that nothing of it depends on another run, not even the rounding.
         """
 
 

@@ -28,17 +28,18 @@ class ReferenceEngine:
         self,
         global_models: Tensor,
         round_: int,
-        learning_rate_cap: float,
+        learning_rate_caps: Sequence[float],
         plans: Sequence[RoundPlan],
         weights: Tensor | None = None,
+        apart: bool = False,
     ) -> Iterator[ClientUpdates]:
         """See Engine."""
         rates = self.local.learning_rates(len(self.data.shards))
-        for run, (global_model, plan) in enumerate(zip(global_models, plans, strict=True)):
+        for run, (global_model, cap, plan) in enumerate(zip(global_models, learning_rate_caps, plans, strict=True)):
             for client in plan.participants.tolist():
-                rate = min(rates[client], learning_rate_cap)
+                rate = min(rates[client], cap)
                 update = self._train(global_model, client, round_, rate, plan.poisoners.get(client))
-                yield ClientUpdates(np.array([client]), update[None], runs=np.array([run]))
+                yield ClientUpdates(np.array([client]), update[None], run=run)
 
     def _train(
         self, global_model: Tensor, client: int, round_: int, learning_rate: float, attacker: Attacker | None

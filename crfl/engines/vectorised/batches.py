@@ -21,16 +21,18 @@ class BatchOrders:
         self.steps = local_steps(sizes, local)
         """tau_i: local steps a round of each client, (N,)."""
         self.max_batch = min(local.batch_size, int(sizes.max()))
-        """Samples of the largest batch."""
+        """Samples of the largest batch of all clients."""
         self.offsets = np.cumsum(sizes) - sizes
         """Place of each client's first row, (N,)."""
 
     def draw(self, clients: IntArray, round_: int) -> tuple[npt.NDArray[np.int32], IntArray]:
-        """Places of all samples of a round, (batches, max_batch), and the number of each client's first batch.
+        """Places of all samples of a round, (batches, width), and the number of each client's first batch.
 
-        -1 pads batches that are not full. An order does not depend on who else is listed.
+        The width is the largest batch of these clients; -1 pads batches that are not full. An order does not depend on
+        who else is listed.
         """
-        width, steps, sizes = self.max_batch, self.steps[clients], self.sizes[clients]
+        steps, sizes = self.steps[clients], self.sizes[clients]
+        width = min(self.local.batch_size, int(sizes.max()))
         first, offsets = np.cumsum(steps) - steps, self.offsets[clients]
         batches = np.empty((int(steps.sum()), width), dtype=np.int32)
         for epoch in range(self.local.epochs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,12 @@ class _Round:
     number: int
     rates: Tensor
     """(N, 1, 1): learning rate of each client."""
+    alone: bool = False
+    """Whether it is that of one run by itself."""
+
+    def of(self, run: int, rates: Tensor | None = None) -> _Round:
+        """The round of one run by itself, with other learning rates if they are given."""
+        return _Round(self.models[run : run + 1], self.number, self.rates if rates is None else rates, alone=True)
 
 
 class VectorisedEngine:
@@ -60,23 +66,23 @@ class VectorisedEngine:
         self,
         global_models: Tensor,
         round_: int,
-        learning_rate_cap: float,
+        learning_rate_caps: Sequence[float],
         plans: Sequence[RoundPlan],
         weights: Tensor | None = None,
+        apart: bool = False,
     ) -> Iterator[ClientUpdates]:
         """See Engine."""
-        rates = self.rates.clamp(max=learning_rate_cap).to(global_models.dtype)
-        now = _Round(global_models, round_, rates)
+        now = _Round(global_models, round_, self._rates(learning_rate_caps[0], global_models))
+        if apart:
+            for run, cap in enumerate(learning_rate_caps):
+                yield from self._updates_of_run(now.of(run, self._rates(cap, global_models)), run, plans[run])
+            return
         poisoned = {
             (run, client): update
             for run, plan in enumerate(plans)
-            for client, update in self._poisoned_updates(now, run, plan.poisoners).items()
+            for client, update in self._poisoned_updates(now.of(run), plan.poisoners).items()
         }
         clients = functools.reduce(np.union1d, (plan.participants for plan in plans))
-        pairs = sum(len(plan.participants) for plan in plans)
-        if 2 * pairs <= len(plans) * len(clients):  # most clients take part in few runs: train each for those alone
-            yield from self._updates_of_pairs(now, plans, poisoned)
-            return
         if weights is not None:
             attacking = set().union(*(plan.attackers for plan in plans))
             summed = np.setdiff1d(self._single_step_clients(clients, now), list(attacking))
@@ -95,37 +101,31 @@ class VectorisedEngine:
         """The samples as a linear model learns from them, if that is less. (Decay moves the weights of any feature.)"""
         return feature_support(self.data) if self.model.linear and not self.local.weight_decay else None
 
-    def _updates_of_pairs(
-        self, now: _Round, plans: Sequence[RoundPlan], poisoned: Mapping[tuple[int, int], Tensor]
-    ) -> Iterator[ClientUpdates]:
-        """The updates of every run's own participants, each trained from the global model of its run alone."""
-        clients = np.concatenate([plan.participants for plan in plans])
-        runs = np.repeat(np.arange(len(plans)), [len(plan.participants) for plan in plans])
-        for rows, updates in self._updates(now, clients, runs=runs):
-            order = np.argsort(runs[rows], kind="stable")
-            rows, own = rows[order], updates[torch.from_numpy(order), 0]
-            for (run, client), update in poisoned.items():
-                own[(runs[rows] == run) & (clients[rows] == client)] = update
-            yield ClientUpdates(clients[rows], own, runs[rows])
+    def _rates(self, cap: float, models: Tensor) -> Tensor:
+        return self.rates.clamp(max=cap).to(models.dtype)
+
+    def _updates_of_run(self, alone: _Round, run: int, plan: RoundPlan) -> Iterator[ClientUpdates]:
+        """The updates of one run by itself: no bit of them depends on another run or on who takes part in it."""
+        poisoned = self._poisoned_updates(alone, plan.poisoners)
+        for rows, updates in self._updates(alone, plan.participants):
+            members, own = plan.participants[rows], updates[:, 0]
+            for client, update in poisoned.items():
+                own[members == client] = update
+            yield ClientUpdates(members, own, run=run)
 
     def _updates(
         self,
         now: _Round,
         clients: IntArray,
         attackers: Sequence[Attacker] | None = None,
-        runs: IntArray | None = None,
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """Positions of some k of the clients at a time, and their updates (k, S, P) in memory that is used again.
 
-        With `attackers`, one for each client, on the same batches poisoned. With `runs`, one for each client, from the
-        model of that run alone: updates (k, 1, P).
+        With `attackers`, one for each client, on the same batches poisoned.
         """
         batches, first = self.orders.draw(clients, now.number)
-        models = now.models if runs is None else now.models[:1]
-        at_once = self._at_once(self.orders.max_batch, models)
+        at_once = self._at_once(batches.shape[1], now.models)
         for members in (chunk for alike in self._trained_alike(clients) for chunk in _chunks(alike, at_once)):
-            if runs is not None:
-                models = now.models[torch.from_numpy(runs[members])].unsqueeze(1)
             steps = self.orders.steps[clients[members]]
             step = np.arange(steps[0])[:, None]
             running = step < steps  # clients that have finished drop out at the end
@@ -134,10 +134,10 @@ class VectorisedEngine:
             counts = running.sum(axis=1).tolist()
             by_sample = rates * _shares(places, rates.dtype)
             columns = None
-            if attackers is None and self.support is not None:  # a trigger may touch any feature
+            if not now.alone and self.support is not None:
                 columns = self.support.columns[to_device(torch.from_numpy(clients[members]), now.models.device)]
             poisoners = None if attackers is None else [attackers[i] for i in members]
-            yield members, self._train(models, counts, places, rates, by_sample, columns, poisoners)
+            yield members, self._train(now.models, counts, places, rates, by_sample, columns, poisoners)
 
     def _trained_alike(self, clients: IntArray) -> list[IntArray]:
         """Rows of the clients that may train together, those with the most steps first.
@@ -151,12 +151,11 @@ class VectorisedEngine:
         sizes = self.orders.sizes[clients]
         return [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
 
-    def _poisoned_updates(self, now: _Round, run: int, attackers: dict[int, Attacker]) -> dict[int, Tensor]:
-        """What the attackers of a run learn from poisoned batches, by client."""
+    def _poisoned_updates(self, alone: _Round, attackers: dict[int, Attacker]) -> dict[int, Tensor]:
+        """What the attackers of a run learn from poisoned batches, by client. A trigger may touch any feature."""
         if not attackers:
             return {}
         clients = np.array(sorted(attackers), dtype=np.int64)
-        alone = _Round(now.models[run : run + 1], now.number, now.rates)
         return {
             client: update[0].clone()
             for rows, updates in self._updates(alone, clients, [attackers[c] for c in clients.tolist()])
@@ -182,8 +181,8 @@ class VectorisedEngine:
         """
         if not len(clients):
             return
-        width, group = self.orders.max_batch, self.group_size
-        places = torch.from_numpy(self.orders.draw(clients, now.number)[0])
+        places, group = torch.from_numpy(self.orders.draw(clients, now.number)[0]), self.group_size
+        width = places.shape[1]
         own = weights[clients]
         unit = own.mean()  # a step as small as a weight would be lost to rounding
         rates = now.rates[clients] * (own / unit).to(now.rates).view(-1, 1, 1)
