@@ -208,7 +208,9 @@ def choose_groups(
     if disjoint:
         if clients_per_group is not None:
             raise SettingsError(
-                [f"clients_per_group: got {clients_per_group}, expected None if groups are disjoint: they share out all"]
+                [
+                    f"clients_per_group: got {clients_per_group}, expected None if groups are disjoint: they share out all"
+                ]
             )
         dealt = deal_clients(client_names, groups, seed)
         return tuple(np.flatnonzero(dealt == g) for g in range(groups))

@@ -66,7 +66,9 @@ def assert_same_run(found, expected, atol, weights=True):
     torch.testing.assert_close(found.params, expected.params, rtol=0, atol=atol)
     for name in found.columns:
         if name != "accuracy" and name != "attack_success_rate":  # which a sample at the border decides
-            assert found.columns[name] == pytest.approx(expected.columns[name], rel=10 * atol, abs=10 * atol, nan_ok=True)
+            assert found.columns[name] == pytest.approx(
+                expected.columns[name], rel=10 * atol, abs=10 * atol, nan_ok=True
+            )
     assert len(found.record.rounds) == len(expected.record.rounds)
     for ours, theirs in zip(found.record.rounds, expected.record.rounds, strict=True):
         assert ours.dropped == theirs.dropped
@@ -79,4 +81,6 @@ def assert_same_run(found, expected, atol, weights=True):
             if other.update_norm is not None:
                 assert mine.update_norm == pytest.approx(other.update_norm, rel=10 * atol, abs=10 * atol)
         if ours.update_norms is not None:
-            assert np.array(ours.update_norms) == pytest.approx(np.array(theirs.update_norms), rel=10 * atol, abs=10 * atol)
+            assert np.array(ours.update_norms) == pytest.approx(
+                np.array(theirs.update_norms), rel=10 * atol, abs=10 * atol
+            )

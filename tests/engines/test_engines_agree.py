@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import crfl
-from crfl.aggregation import AGGREGATORS, Aggregate, Rule
+from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
-from crfl.attack.triggers import TRIGGERS, edge_cases
 from tests.federations import assert_same_run, floats, images, train_in_chunks
 
 SIZES = [9, 20, 31, 40, 17, 26, 12]

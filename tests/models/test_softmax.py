@@ -108,5 +108,9 @@ def test_what_is_more_than_a_linear_layer_stays_a_module():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    for module in (Own(D, C), nn.Sequential(nn.Linear(D, C), nn.Tanh()), nn.Sequential(nn.Linear(D, D), nn.Linear(D, C))):
+    for module in (
+        Own(D, C),
+        nn.Sequential(nn.Linear(D, C), nn.Tanh()),
+        nn.Sequential(nn.Linear(D, D), nn.Linear(D, C)),
+    ):
         assert not make_model(module, D, C).linear

@@ -4,8 +4,11 @@ import statistics
 
 import torch
 
+
 def _combined(updates, weights):
-    return sum((p * u.double() for p, u in zip(weights, updates, strict=True)), torch.zeros(len(updates[0]))).to(updates[0].dtype)
+    return sum((p * u.double() for p, u in zip(weights, updates, strict=True)), torch.zeros(len(updates[0]))).to(
+        updates[0].dtype
+    )
 
 
 def mean(updates, sizes, f):

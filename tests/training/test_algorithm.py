@@ -56,7 +56,12 @@ def tiny():
         {"attack.per_attacker": [{"update": "sign_flip"}, {}], "attack.clients": 2},
         {"server.participation": 0.5, "attack.round": 1, "attack.every": 1, "attack.clients": 2},
         {"server.participation": 0.3, "attack.clients": [3], "attack.force_participation": True},
-        {"server.participation": 0.3, "attack.clients": 3, "attack.force_participation": True, "attack.scale": "replace"},
+        {
+            "server.participation": 0.3,
+            "attack.clients": 3,
+            "attack.force_participation": True,
+            "attack.scale": "replace",
+        },
         {"server.aggregation": "weighted_mean", "server.participation": 0.8},
         {"local.learning_rate": [0.1, 0.2, 0.3, 0.4, 0.5], "local.weight_decay": 0.05, "local.epochs": 2},
         {"local.keep_last_batch": True, "attack.poisoned_per_batch": 3},

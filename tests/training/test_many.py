@@ -77,7 +77,9 @@ def test_a_counterpart_scales_as_the_attackers_do(data):
     exp = BASE.override({"attack.poisoned_per_batch": 0, "attack.scale": 7.0})
     run, benign = crfl.train_pair(exp, data)
     torch.testing.assert_close(run.params, benign.params, rtol=0, atol=1e-13)
-    for ours, theirs in zip(run.record.attack_rounds[0].attackers, benign.record.attack_rounds[0].attackers, strict=True):
+    for ours, theirs in zip(
+        run.record.attack_rounds[0].attackers, benign.record.attack_rounds[0].attackers, strict=True
+    ):
         assert replace(ours, update_norm=None) == replace(theirs, update_norm=None)
         assert ours.update_norm == pytest.approx(theirs.update_norm)
 

@@ -183,7 +183,9 @@ def test_an_attack_round_in_which_nobody_of_the_crew_took_part_is_one(data):
 
 @pytest.mark.parametrize("rule", ["median", "rfa", "krum"])
 def test_weights_that_depend_on_the_updates_have_no_bound_but_1(data, rule):
-    record = record_of(data, {"server.aggregation": rule, "attack.clients": 2, "server.participation": 0.8, "server.num_byzantine": 0})
+    record = record_of(
+        data, {"server.aggregation": rule, "attack.clients": 2, "server.participation": 0.8, "server.num_byzantine": 0}
+    )
     for round_ in record.rounds:
         for client, potential in zip((0, 1), round_.potential_weights, strict=True):
             assert potential == (round_.weights[client] or 1.0)

@@ -198,7 +198,9 @@ def test_krum_takes_the_one_with_the_closest_company():
 def test_too_few_clients_for_a_rule(uneven, name, needed):
     """Settings refuse it; dropped clients may still lead there."""
     exp = EXP.override({"server.aggregation": name, "server.num_byzantine": 2, "data.clients": 7})
-    with pytest.raises(SettingsError, match=rf"num_byzantine: got 2, expected 0 to 1 with {name} and {needed - 1} clients"):
+    with pytest.raises(
+        SettingsError, match=rf"num_byzantine: got 2, expected 0 to 1 with {name} and {needed - 1} clients"
+    ):
         exp.override({"server.participation": (needed - 1) / 7})
     dropped = 7 - needed + 1
     attack = {"attack.clients": dropped, "attack.update": "nan", "attack.round": 3}

@@ -52,7 +52,9 @@ def test_predictions_are_the_classes_of_the_final_model(run, data):
 
 def test_the_score_is_the_last_accuracy_of_the_history(run, data):
     assert run.score(data.test) == pytest.approx(run.history["accuracy"].iloc[-1])
-    assert run.score(data.test.take([0, 1])) == pytest.approx((run.predict(data.test.x[:2]) == data.test.y[:2].numpy()).mean())
+    assert run.score(data.test.take([0, 1])) == pytest.approx(
+        (run.predict(data.test.x[:2]) == data.test.y[:2].numpy()).mean()
+    )
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(36), np.zeros((2, 35)), np.zeros((2, 6, 6))])

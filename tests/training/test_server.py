@@ -44,7 +44,11 @@ def test_a_projection_has_a_radius_for_each_vector():
 
 @pytest.mark.parametrize("radius", [1.0, 1e-2, 1e-4, 1e-6, 1e-30])
 def test_the_largest_and_the_smallest_numbers_are_projected_too(radius):
-    for update in (torch.full((7850,), 3e38), normal(7850, dtype=torch.float32) * 7e37, torch.full((50,), 1e150, dtype=torch.float64)):
+    for update in (
+        torch.full((7850,), 3e38),
+        normal(7850, dtype=torch.float32) * 7e37,
+        torch.full((50,), 1e150, dtype=torch.float64),
+    ):
         assert float(norm(project(update, radius))) == pytest.approx(radius, rel=1e-6)
     inside = torch.tensor([1e-45, 1e-40, 0.5])
     assert torch.equal(project(inside, 1.0), inside)
@@ -57,7 +61,9 @@ def test_what_has_no_finite_norm_has_no_projection():
 
 def test_shrinking_takes_a_share_away():
     params = normal(2, 3)
-    torch.testing.assert_close(shrink(params, torch.tensor([0.25, 1.0]).double()), params * torch.tensor([[0.75], [0.0]]))
+    torch.testing.assert_close(
+        shrink(params, torch.tensor([0.25, 1.0]).double()), params * torch.tensor([[0.75], [0.0]])
+    )
     assert torch.equal(shrink(params, torch.zeros(2).double()), params)
     tiny = torch.tensor([2.0**-23]).double()  # which float32 tells from 0 in 1 - kappa, but only just
     assert torch.equal(shrink(torch.ones(1, 4), tiny), torch.full((1, 4), 1 - 2.0**-23))

@@ -59,11 +59,15 @@ def test_what_goes_on_from_files_is_what_never_stopped_to_the_bit(data, changes,
     whole = batch.finish(states[-1])
     parts, done = [], 0
     for stop in (2, 3, 3, 6):
-        resumed = trained(batch, TrainingState.from_tensors(parts), engine)[stop - done - 1] if parts else states[stop - 1]
+        resumed = (
+            trained(batch, TrainingState.from_tensors(parts), engine)[stop - done - 1] if parts else states[stop - 1]
+        )
         resumed = TrainingState.from_tensors(parts) if stop == done else resumed
         parts.append({name: tensor.clone() for name, tensor in resumed.to_tensors(since=done).items()})
         done = stop
-    for run, expected in zip(batch.finish(trained(batch, TrainingState.from_tensors(parts), engine)[-1]), whole, strict=True):
+    for run, expected in zip(
+        batch.finish(trained(batch, TrainingState.from_tensors(parts), engine)[-1]), whole, strict=True
+    ):
         assert torch.equal(run.params, expected.params)
         assert run.record == expected.record
         assert run.checkpoints.keys() == expected.checkpoints.keys() == {3, 4, 6}
