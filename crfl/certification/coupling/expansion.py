@@ -16,7 +16,7 @@ from crfl.record import AttackerRecord, RoundRecord
 
 @dataclass(frozen=True)
 class Expansion:
-    """D -> the largest distance after the clean round before clipping, less rounding; rises with D.
+    """D -> a bound on what a clean round makes of every distance up to D, before clipping and rounding (Proposition 9).
 
     Clients that the server may have clipped in one of the runs count by themselves: each is 2 alpha-Lipschitz, and its
     update at most S. Which ones can be depends on D.
