@@ -106,7 +106,7 @@ class AttackPlan:
         generator = rng.stream(self.seed, "participation", round_)
         order = self.clients[rng.permutation(len(self.clients), generator).numpy()]
         if self.attack.force_participation and round_ in self.rounds:
-            forced = np.array([a.client for a in self.crew])
+            forced = np.array([a.client for a in self.crew], dtype=np.int64)
             others = order[~np.isin(order, forced)]
             order = np.concatenate([forced, others[: max(0, count - len(forced))]])
             count = len(order)

@@ -29,7 +29,7 @@ def test_a_projection_is_the_nearest_vector_of_the_ball(values, radius):
     if length <= radius:
         assert torch.equal(found, params)
     else:
-        torch.testing.assert_close(found, params * (radius / length), rtol=1e-14, atol=0)
+        torch.testing.assert_close(found, params * (radius / length), rtol=1e-14, atol=1e-300)
         assert float(found.norm()) == pytest.approx(radius, rel=1e-14)
 
 
