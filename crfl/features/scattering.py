@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +19,8 @@ from crfl.features.filters import Array, FilterBank, filter_bank, littlewood_pal
 
 IntArray = npt.NDArray[np.int64]
 
+_THREADS = threading.Lock()
+"""Held by whoever changes torch's number of threads."""
 WORKSPACE = 2**21
 """Numbers of the largest intermediate of a batch: 8 MB in float32, about what a processor's cache holds."""
 
@@ -73,7 +78,7 @@ class Scattering:
             )
         planes = images.flatten(0, 1)
         transform = _transform(self, (images.shape[2], images.shape[3]), images.dtype, images.device)
-        found = torch.cat([transform(part) for part in planes.split(transform.at_once)])
+        found = torch.cat(_each(transform, planes.split(transform.at_once)))
         return found.reshape(len(images), -1, *found.shape[2:])
 
     def lipschitz(self, height: int, width: int) -> float:
@@ -129,6 +134,29 @@ class _Transform:
         """values * phi_J, sampled, without the margin: a product from either side, as the low-pass is separable."""
         rows, columns = (lines[resolution] for lines in self.low_pass)
         return rows @ values @ columns.mT
+
+
+def _each(transform: _Transform, parts: Sequence[Tensor]) -> list[Tensor]:
+    """The transform of every part: several at a time on a processor, each by one thread.
+
+    Its operations are so short that threads which share one operation wait for each other most of the time.
+    """
+    if len(parts) == 1 or not parts[0].is_cpu:
+        return [transform(part) for part in parts]
+    grad = torch.is_grad_enabled()
+
+    def alone(part: Tensor) -> Tensor:
+        with torch.set_grad_enabled(grad):  # each thread has its own mode
+            return transform(part)
+
+    with _THREADS:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                return list(pool.map(alone, parts))
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _moduli(spectrum: Tensor, psi: Tensor, octaves: int) -> Tensor:
