@@ -1,7 +1,6 @@
 """Ensembles: groups train as if alone, to the last bit, and what is certified of their vote stands under attack."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import crfl
 from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
 from crfl.ensemble import EnsembleRun, choose_groups
-from crfl.errors import CertificateError, DataError, SettingsError
 from crfl.run_batch import RunBatch
 
 CLIENTS, FEATURES, CLASSES = 12, 5, 3
@@ -243,9 +241,7 @@ def test_no_attack_breaks_a_certified_prediction(monkeypatch):
 def shares_of(exp, data, groups):
     """Share of the groups that vote for each class, and the class of most votes."""
     batch = RunBatch.of([exp] * len(groups), data, groups=groups)
-    state = batch.start()
-    for state in batch.rounds(state):  # noqa: B007
-        pass
+    *_, state = batch.rounds(batch.start())
     votes = EnsembleRun(batch, state, disjoint=False).votes(data.test)
     shares = np.stack([(votes == c).mean(axis=1) for c in range(CLASSES)], axis=1)
     return shares, shares.argmax(axis=1)

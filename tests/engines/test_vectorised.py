@@ -118,7 +118,9 @@ def test_a_tiny_client_whose_update_is_not_finite_is_found_among_the_others():
 
 
 @pytest.mark.parametrize("make", [network, batch_normalised])
-@pytest.mark.parametrize("changes", [{}, {"local.keep_last_batch": False}, {"local.epochs": 2, "local.weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"local.keep_last_batch": False}, {"local.epochs": 2, "local.weight_decay": 0.1}]
+)
 def test_modules_see_real_samples_only(make, changes):
     """Also where the samples of a batch see each other: no batch of such a module is padded."""
     data = images([12, 20, 31, 20, 18, 26, 12])
@@ -213,7 +215,9 @@ def test_training_again_gives_the_same_bits_whatever_the_engine_trained_before(t
     models = batch.start().params
 
     def updates(t):
-        return [(b.clients, b.updates.clone()) for b in engine.local_updates(models, t, [1.0], [batch.plans[0].round(t)])]
+        return [
+            (b.clients, b.updates.clone()) for b in engine.local_updates(models, t, [1.0], [batch.plans[0].round(t)])
+        ]
 
     first = updates(2)
     updates(1)
