@@ -175,7 +175,7 @@ def test_published_is_violated_by_inputs_outside_the_unit_ball(monkeypatch):
     exp, data = crfl.Experiment(**settings), far_from_the_origin()
     attacked, benign = crfl.train_many([exp, exp], data, benign=[False, True])
     same = same_prediction(attacked, benign, data.test.x)
-    published = crfl.certify(attacked, data.test, bounds="exact")
+    published = crfl.certify(attacked, data.test, kind="published", bounds="exact")
     assert (~published.abstained & (published.radius >= 0.05) & ~same).sum() > 10
     assert any("norm 30" in text for text in published.warnings)
     margin = crfl.certify(attacked, data.test, kind="margin")

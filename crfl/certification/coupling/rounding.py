@@ -85,7 +85,7 @@ class Rounding:
 
         `batch`: samples that are added to the weights; `terms`: samples of which gradients are summed at most.
         """
-        stored = self.arithmetic.stored(batch)
+        stored = self.arithmetic.stored(batch, self.local.record.weight_decay > 0)
         summed = self.arithmetic.sums(terms + 16)
         slope, constant = self.residual(features)
         length = rates * features
