@@ -1,6 +1,7 @@
 """Ensembles: groups train as if alone, to the last bit, and what is certified of their vote stands under attack."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ import torch
 import crfl
 from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
+from crfl.certification.coupling.distance import CoupledScenario
+from crfl.certification.ensembles.group_prices import poisoned_record
 from crfl.ensemble import EnsembleRun, choose_groups
+from crfl.errors import CertificateError, DataError, SettingsError
 from crfl.run_batch import RunBatch
 
 CLIENTS, FEATURES, CLASSES = 12, 5, 3
@@ -241,8 +245,8 @@ def test_no_attack_breaks_a_certified_prediction(monkeypatch):
 def shares_of(exp, data, groups):
     """Share of the groups that vote for each class, and the class of most votes."""
     batch = RunBatch.of([exp] * len(groups), data, groups=groups)
-    *_, state = batch.rounds(batch.start())
-    votes = EnsembleRun(batch, state, disjoint=False).votes(data.test)
+    *_, last = batch.rounds(batch.start())
+    votes = EnsembleRun(batch, last, disjoint=False).votes(data.test)
     shares = np.stack([(votes == c).mean(axis=1) for c in range(CLASSES)], axis=1)
     return shares, shares.argmax(axis=1)
 
@@ -312,7 +316,7 @@ def test_attackers_of_the_settings_attack_where_they_are():
         mine = [c for c in (1, 7) if c in clients]
         assert [record.client_names[a] for a in record.attackers] == [f"client {c}" for c in mine]
         scales = [a.scale for r in record.attack_rounds for a in r.attackers]
-        assert scales == [len(clients) / len(mine)] * len(mine)
+        assert scales == [len(clients) / len(mine) for _ in mine]
 
 
 def test_test_samples_are_chosen_by_the_settings(small):
@@ -335,16 +339,174 @@ def test_plain_certificates_say_what_they_assume_and_what_not(small):
     assert certificate.guarantee.rounding == "proved"
 
 
-def priced(data, **changes):
-    """An ensemble of few large groups whose server decays and clips updates, all features in the unit ball."""
-    changes = {"server__decay": 0.3, "server__update_clip": 0.5, "server__noise": 0.0, **changes}
-    exp = settings(data, model__bias=False, local__schedule="inverse", server__rounds=12, **changes)
-    return crfl.train_ensemble(exp, data, groups=3)
+def ball(sizes, seed=4):
+    """A federation whose samples, clean and poisoned, lie in the unit ball."""
+    data = federation(seed=seed, sizes=sizes)
+    x = [v / torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (data.x, data.test.x)]
+    rows = [shard.numpy() for shard in data.shards]
+    return crfl.FederatedData.from_arrays(x[0], data.y, x[1], data.test.y, shards=rows, norm=1.0)
+
+
+def steady(data, **changes):
+    """Settings whose runs forget: decay of the server, short steps."""
+    values = {
+        "model__bias": False,
+        "local__batch_size": 6,
+        "local__learning_rate": 3.0,
+        "local__schedule": "inverse",
+        "server__rounds": 20,
+        "server__decay": 0.3,
+        "server__noise": 0.0,
+        "server__clip": {"start": float("inf")},
+    }
+    return settings(data, **values | changes)
 
 
 @pytest.fixture(scope="module")
-def ball():
-    data = federation(seed=4, sizes=(4,) * 36)
-    x = [v / torch.linalg.vector_norm(v, dim=1, keepdim=True) for v in (data.x, data.test.x)]
-    rows = [shard.numpy() for shard in data.shards]
-    return crfl.FederatedData.from_arrays(x[0], data.y, x[1], data.test.y, shards=rows, domain=(-1.0, 1.0))
+def steady_ensemble():
+    data = ball((6,) * 90)
+    exp = steady(data, server__update_clip={"start": 0.4, "end": 0.4})
+    return data, exp, crfl.train_ensemble(exp, data, groups=3)
+
+
+def test_prices_in_clients(steady_ensemble, monkeypatch):
+    """Large groups withstand some clients, so that more may be malicious; attacked with all of them in few groups."""
+    data, exp, ensemble = steady_ensemble
+    plain, priced = (crfl.certify(ensemble, data, prices=p) for p in (None, "clients"))
+    np.testing.assert_array_equal(plain.prediction, priced.prediction)
+    assert (priced.malicious_clients >= plain.malicious_clients).all()
+    assert (priced.malicious_clients > plain.malicious_clients).mean() > 0.5
+    assert any(text.startswith("within each group") for text in priced.assumptions)
+
+    def steered(own, model, generator):
+        return 1e3 * torch.sign(own.view(CLASSES, -1).roll(1, 0)).flatten()
+
+    monkeypatch.setitem(MALICIOUS, "steered", steered)
+    for m in sorted(set(priced.malicious_clients.tolist()))[1::2]:
+        for spread in ((m, 0, 0), (0, m // 2, m - m // 2)):
+            attackers = [int(c) for g, k in enumerate(spread) for c in ensemble.groups[g][:k]]
+            for update in ("sign_flip", "steered", "nan"):
+                attack = {"update": update, "scale": 100.0}
+                with pytest.warns() if update == "nan" else warnings.catch_warnings():
+                    found = under_attack(exp, data, 3, attackers, attack)
+                stands = priced.malicious_clients >= m
+                np.testing.assert_array_equal(found[stands], priced.prediction[stands])
+
+
+UNEVEN = tuple(range(3, 15)) * 3
+
+
+@pytest.mark.parametrize("round_", [1, 10, 20])
+@pytest.mark.parametrize(
+    ("sizes", "changes"),
+    [
+        ((6,) * 30, {}),
+        ((6,) * 30, {"server__update_clip": 0.02, "server__participation": 0.5}),
+        (UNEVEN, {"local__keep_last_batch": True, "server__aggregation": "weighted_mean"}),
+        (UNEVEN, {"local__keep_last_batch": True, "server__update_clip": 0.02, "local__epochs": 2}),
+    ],
+    ids=["alike", "clipped", "uneven", "uneven, clipped"],
+)
+def test_poison_anywhere_moves_a_model_no_further_than_its_price_says(sizes, changes, round_):
+    """Delta for so many poisoned samples, against few clients full of poison and many with a little."""
+    data = ball(sizes)
+    exp = steady(data, **changes)
+    clean = crfl.train(exp, data)
+    rng, largest = np.random.default_rng(round_), 0.0
+    for count in (1, 2, 8, 20):
+        attackers = rng.permutation(len(sizes))[:count].tolist()
+        each = rng.integers(1, 7, count).tolist()
+        poison = {"attack.round": round_, "attack.clients": attackers, "attack.scale": 1.0, "attack.target": 2}
+        poison |= {"attack.trigger": "full_image", "attack.magnitude": 50.0, "attack.poisoned_per_batch": 6}
+        poison |= {"attack.per_attacker": [{"poisoned_per_batch": q} for q in each]}
+        poisoned = crfl.train(exp.override(poison), data)
+        batches = [-(-sizes[a] // 6) for a in attackers]
+        samples = sum(min(q * b, sizes[a]) for q, b, a in zip(each, batches, attackers, strict=True))
+        scenario = CoupledScenario(poisoned_record(clean.record, samples), before_clip=True, any_round=True)
+        distance = float(torch.linalg.vector_norm(poisoned.params - clean.params))
+        assert distance <= scenario.cost(np.inf)
+        largest = max(largest, distance / scenario.cost(np.inf))
+    assert largest > 0.01 or round_ < 20
+
+
+def test_prices_in_poisoned_samples():
+    data = ball((6,) * 90)
+    exp = steady(data)
+    ensemble = crfl.train_ensemble(exp, data, groups=3)
+    certificate = crfl.certify(ensemble, data, prices="poison")
+    assert certificate.kind == "ensemble"
+    plain = crfl.certify(ensemble, data)
+    np.testing.assert_array_equal(certificate.prediction, plain.prediction)
+    assert (certificate.poisoned_samples >= plain.malicious_clients).all()
+    assert np.median(certificate.poisoned_samples) > 50
+    assert any("one round at most" in text for text in certificate.assumptions)
+    for round_, groups in itertools.product((19, 20), ([0, 1], [1, 2])):
+        attackers = [int(c) for g in groups for c in ensemble.groups[g][:10]]
+        poison = {"round": round_, "every": None, "scale": 1.0, "poisoned_per_batch": 6, "target": round_ % 3}
+        found = under_attack(exp, data, 3, attackers, poison | {"trigger": "full_image", "magnitude": 50.0})
+        stands = certificate.poisoned_samples >= 6 * len(attackers)
+        np.testing.assert_array_equal(found[stands], certificate.prediction[stands])
+
+
+def test_a_group_without_a_certificate_costs_one(steady_ensemble):
+    """Somebody in one group attacks, so nothing is known of its poison; its vote is counted as if any sample changed it."""
+    data, exp, _ = steady_ensemble
+    exp = exp.override({"attack.round": 5, "attack.clients": [0], "attack.trigger": [], "server.update_clip": None})
+    certificate = crfl.certify(crfl.train_ensemble(exp, data, groups=3), data, prices="poison")
+    assert (certificate.price >= 2).all()
+    assert (certificate.price > 2).any()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"groups": 0}, "groups: got 0, expected 1 to 12"),
+        ({"groups": 13}, "groups: got 13, expected 1 to 12"),
+        ({"groups": 3, "clients_per_group": 2}, "clients_per_group: got 2, expected None"),
+        ({"groups": 3, "disjoint": False}, "clients_per_group: got None"),
+        ({"groups": 3, "disjoint": False, "clients_per_group": 13}, "clients_per_group: got 13, expected 1 to 12"),
+        ({"groups": 3, "engine": "warp"}, "engine: got 'warp'"),
+    ],
+)
+def test_wrong_groups_are_errors(how, message):
+    data = federation()
+    with pytest.raises(SettingsError, match=message):
+        crfl.train_ensemble(settings(data), data, **how)
+
+
+def test_a_rule_needs_enough_clients_in_every_group():
+    data = federation()
+    exp = settings(data, server__aggregation="krum", server__num_byzantine=1)
+    crfl.train_ensemble(exp, data, groups=2)
+    with pytest.raises(
+        SettingsError, match="groups: got 3, of which the smallest has 4 clients in a round, expected 5"
+    ):
+        crfl.train_ensemble(exp, data, groups=3)
+    with pytest.raises(SettingsError, match="has 3 clients in a round"):
+        crfl.train_ensemble(exp.override({"server.participation": 0.5}), data, groups=2)
+
+
+def test_wrong_questions_are_errors(small):
+    data, ensemble = small
+    with pytest.raises(CertificateError, match="kind 'margin': got EnsembleRun, expected a TrainingRun"):
+        crfl.certify(ensemble, data, kind="margin")
+    with pytest.raises(CertificateError, match="kind 'ensemble': got TrainingRun, expected an EnsembleRun"):
+        crfl.certify(ensemble.group_run(0), data, kind="ensemble")
+    with pytest.raises(CertificateError, match="attack_round"):
+        crfl.certify(ensemble, data, attack_round="any")
+    with pytest.raises(CertificateError, match="prices: got 'votes'"):
+        crfl.certify(ensemble, data, prices="votes")
+    with pytest.raises(CertificateError, match="prices: got 'clients', expected None; of every group"):
+        crfl.certify(ensemble, data, prices="clients")
+    with pytest.raises(CertificateError, match="simultaneous"):
+        crfl.certify(ensemble, data, simultaneous=True)
+    with pytest.raises(DataError, match="x: got shape"):
+        ensemble.votes(data.test.x[:, :2])
+    with pytest.raises(DataError, match="group: got 4, expected 0 to 3"):
+        ensemble.record(4)
+    drawn = crfl.train_ensemble(ensemble.experiment, data, groups=4, disjoint=False, clients_per_group=3)
+    with pytest.raises(CertificateError, match="share clients"):
+        crfl.certify(drawn, data, prices="clients")
+    network = crfl.train_ensemble(ensemble.experiment, data, groups=4, model=module())
+    with pytest.raises(CertificateError, match="softmax regression"):
+        crfl.certify(network, data, prices="poison")
