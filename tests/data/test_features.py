@@ -259,7 +259,9 @@ def test_features_are_given_in_one_way():
         FederatedData.from_arrays(PIXELS, LABELS, PIXELS, LABELS, clients=3, features=whole, norm=2.0)
     with pytest.raises(SettingsError, match="features: got int, expected a name"):
         FederatedData.from_arrays(PIXELS, LABELS, PIXELS, LABELS, clients=3, features=7)
-    with pytest.raises(SettingsError, match=r"features.map: got 'scatter', expected one of: none, scattering"):
+    with pytest.raises(
+        SettingsError, match=r"features.map: got 'scatter', expected one of: none, scattering, scattering_yuv"
+    ):
         FederatedData.from_arrays(PIXELS, LABELS, PIXELS, LABELS, clients=3, features="scatter")
 
 
