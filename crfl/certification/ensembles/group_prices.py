@@ -63,13 +63,13 @@ def price_groups(
         progress: Show a bar.
 
     Returns:
-        `votes` (m, G), `prices` (m, G) and `group_guarantee`.
+        `votes` (m, G), `prices` (m, G) and `group_guarantee`; for poison also `num_samples`.
 
     Raises:
         CertificateError: no group has a certificate of its own; the reason is that of the first.
     """
     price = client_prices if prices == "clients" else poison_prices
-    votes, costs, found, refused = [], [], [], []
+    votes, costs, found, refused, samples = [], [], [], [], 0
     for group in bar(range(len(ensemble.groups)), desc="pricing", unit="group", shown=progress):
         run = ensemble.group_run(group)
         try:
@@ -79,12 +79,14 @@ def price_groups(
             vote = Task.of(run, test, device).linear()[0].argmax(axis=1)  # raises for models of no margin
             cost = np.ones(len(vote))
             refused.append(str(error))
+        samples += sum(run.record.client_sizes)
         votes.append(vote)
         costs.append(cost)
     if not found:
         raise CertificateError(f"prices: got {prices!r}, expected None; of every group, {refused[0]}")
     rests_on = replace(found[0], assumptions=tuple(dict.fromkeys(a for g in found for a in g.assumptions)))
-    return {"votes": np.stack(votes, axis=1), "prices": np.stack(costs, axis=1), "group_guarantee": rests_on}
+    result = {"votes": np.stack(votes, axis=1), "prices": np.stack(costs, axis=1), "group_guarantee": rests_on}
+    return result if prices == "clients" else {**result, "num_samples": samples}
 
 
 def client_prices(run: Run, test: Test, device: str | torch.device | None = None) -> Priced:
@@ -125,15 +127,14 @@ def poison_prices(run: Run, test: Test, device: str | torch.device | None = None
 
 
 def poisoned_record(record: TrainingRecord, samples: int) -> TrainingRecord:
-    """The record with all clients as attackers whose poison together is worth that of so many samples, anywhere.
+    """The record with all clients as attackers whose poison together adds as much as that of so many samples, anywhere.
 
-    A poisoned sample counts p_i eta_i / n_i in a step, n_i its batch, in one step an epoch. Every client gets the same
-    number of them, raised by the ratio of the worst client's sample to the average one, in the worst round.
+    A poisoned sample adds a_i = p_i eta_i / n_i times a constant, n_i its batch, in one step an epoch. Every client gets
+    a share of the samples so large that this is no less than what the worst client adds with all of them.
     """
     shares = np.array([max(_ratios(record, size, epochs=1), default=0.0) for size in record.client_sizes])
-    each = np.array([_worth(record, r, shares) for r in record.rounds])
-    worst = max((row.max() / row.mean() for row in each if row.any()), default=1.0)
-    ratios = samples * worst / len(shares) * shares * (1 + SLACK)
+    spread = max(_spread(record, round_, shares) for round_ in record.rounds)
+    ratios = samples * spread * shares * (1 + SLACK)
     first = record.rounds[0]
     crew = tuple(_attacker(record, first, client, float(ratio)) for client, ratio in enumerate(ratios))
     return replace(
@@ -141,6 +142,23 @@ def poisoned_record(record: TrainingRecord, samples: int) -> TrainingRecord:
         attackers=tuple(range(len(shares))),
         rounds=(replace(first, attackers=crew), *record.rounds[1:]),
     )
+
+
+def _spread(record: TrainingRecord, round_: RoundRecord, shares: FloatArray) -> float:
+    """Share of the poisoned samples that each client is given: max a / sum a, in a round.
+
+    Where updates are clipped, what a client adds is concave in its samples, and the same for all if the clients are
+    alike: then no distribution adds more than the even one. If they are not alike, each is given all samples.
+    """
+    heard = np.array(round_.weights) > 0
+    rates = np.minimum(np.array(record.learning_rates), round_.learning_rate_cap)
+    added = (np.array(round_.weights) * rates * shares)[heard]
+    if not added.any():
+        return 0.0
+    if round_.update_clip is not None:
+        kinds = set(zip(np.array(round_.weights)[heard], rates[heard], shares[heard], strict=True))
+        return 1 / len(added) if len(kinds) == 1 else 1.0
+    return float(added.max() / added.sum())
 
 
 def _poison_guarantee(record: TrainingRecord) -> Guarantee:
@@ -170,13 +188,6 @@ def _attacker(record: TrainingRecord, round_: RoundRecord, client: int, ratio: f
 def _ratios(record: TrainingRecord, size: int, epochs: int) -> tuple[float, ...]:
     """1 / n of every step of a client."""
     return poison_ratios(size, 1, record.batch_size, epochs, record.keep_last_batch)
-
-
-def _worth(record: TrainingRecord, round_: RoundRecord, shares: FloatArray) -> FloatArray:
-    """p_i eta_i / n_i of every client in a round."""
-    rates = np.minimum(np.array(record.learning_rates), round_.learning_rate_cap)
-    worth: FloatArray = np.array(round_.weights) * rates * shares
-    return worth
 
 
 def _counts(total: int) -> Iterator[int]:
