@@ -24,7 +24,9 @@ class Attacker:
 
     client: int
     scale: float
-    """gamma_i; NaN while it is not known who takes part."""
+    """gamma_i"""
+    replaces_model: bool
+    """Whether gamma_i is N / R of those who take part, whatever stands there (model replacement, Bagdasaryan et al.)."""
     poisoned_per_batch: int
     """q_B"""
     magnitude: float
@@ -145,8 +147,8 @@ def apply_attack(
 
 
 def _scaled(attacker: Attacker, participants: int, attackers: int) -> Attacker:
-    """The attacker with model replacement's factor, if that is what it does."""
-    return replace(attacker, scale=participants / attackers) if np.isnan(attacker.scale) else attacker
+    """The attacker with the factor N / R of a round's participants, if it replaces the model."""
+    return replace(attacker, scale=participants / attackers) if attacker.replaces_model else attacker
 
 
 def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Attacker, ...]:
@@ -164,7 +166,8 @@ def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Atta
         crew.append(
             Attacker(
                 client=client,
-                scale=np.nan if attack.scale == "replace" else attack.scale,
+                scale=1.0 if attack.scale == "replace" else attack.scale,
+                replaces_model=attack.scale == "replace",
                 poisoned_per_batch=attack.poisoned_per_batch,
                 magnitude=trigger.magnitude(data, client, exp.local.dtype),
                 target=attack.target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -116,11 +117,11 @@ class ModuleModel:
     def _logits(self, params: Tensor, x: Tensor) -> Tensor:
         """Logits (m, C) under one vector of parameters (P,)."""
         parts = params.split([shape.numel() for shape in self.shapes.values()])
-        fixed = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        named = {
-            name: t.to(params.device, params.dtype if t.is_floating_point() else t.dtype) for name, t in fixed.items()
-        }
-        named |= {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        named = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        for name, fixed in chain(self.module.named_parameters(), self.module.named_buffers()):
+            if name not in named:
+                kind = params.dtype if fixed.is_floating_point() else fixed.dtype
+                named[name] = fixed.to(params.device, kind)
         logits: Tensor = functional_call(self.module, named, (x,))
         return logits
 
