@@ -15,6 +15,7 @@ from crfl.cli.runs import certify, plot, report, run, verify
 from crfl.cli.settings import settings
 from crfl.cli.sweeps import sweep
 from crfl.cli.tools import data, radius
+from crfl.cli.tune import tune
 from crfl.errors import CrflError
 
 __all__ = ["main", "reproduce"]
@@ -60,5 +61,5 @@ def main() -> None:
     """
 
 
-for command in (run, certify, sweep, plot, report, verify, reproduce, radius, data, settings):
+for command in (run, certify, sweep, plot, report, verify, tune, reproduce, radius, data, settings):
     main.add_command(command)
