@@ -128,7 +128,7 @@ SETTINGS = st.fixed_dictionaries(
     chunk_bytes=st.sampled_from([1, 2**14, 2**17, 2**24]),
     several=st.booleans(),
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.filterwarnings("ignore::crfl.errors.InvalidUpdateWarning")
 def test_engines_agree_whatever_the_settings(changes, decayed, inverse, make, sizes, chunk_bytes, several):
     exp = BASE.override({**changes, "data.clients": len(sizes), "server.num_byzantine": 0})

@@ -14,7 +14,7 @@ from crfl.run_batch import RunBatch
 from tests.engines.test_engines_agree import EXACT, SINGLE, batch_normalised, network, without_distance
 from tests.federations import assert_same_run, floats, images, train_in_chunks
 
-CLIENTS = 150
+CLIENTS = 80
 TINY = [i % 8 + 1 for i in range(CLIENTS)]
 BASE = crfl.Experiment().override(
     {
