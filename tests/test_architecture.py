@@ -36,6 +36,7 @@ FLOORS = [
     "pages",
     "runs",
     "training",
+    "flower",
     "sweeps",
     "reproduction",
     "report",
