@@ -151,7 +151,9 @@ def main() -> None:
     found = search(options.runs, options.seed)
     print(f"{len(found)} pairs, {int((found.broken > 0).sum())} broken")
     print(f"distance / Delta: {found.ratio.quantile([0.5, 0.9, 1.0]).round(4).tolist()} (median, 0.9, largest)")
-    print(f"certified whatever the poison: {found.certified.mean():.3f}; predictions changed: {found.changed.mean():.3f}")
+    print(
+        f"certified whatever the poison: {found.certified.mean():.3f}; predictions changed: {found.changed.mean():.3f}"
+    )
     if found.broken.any():
         print(found[found.broken > 0].to_string())
         sys.exit(1)
