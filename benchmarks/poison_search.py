@@ -92,7 +92,8 @@ def federation(settings: dict[str, Any], rng: np.random.Generator) -> crfl.Feder
 def ascend(data: crfl.FederatedData, model: Tensor, victim: Tensor, target: int, start: Tensor) -> Tensor:
     """The image (d_in,) whose loss gradient pushes the victim's features (k,) most towards the target label."""
     phi, weights = data.feature_map, model.float().view(CLASSES, -1)
-    assert phi is not None and isinstance(phi.function, nn.Module)
+    assert phi is not None
+    assert isinstance(phi.function, nn.Module)
     scores = weights @ victim
     rival = int(torch.where(torch.arange(CLASSES) == target, -torch.inf, scores).argmax())
     image = start.clone().requires_grad_()
