@@ -35,17 +35,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print("clients  samples  batch  seconds a round  peak MiB so far")
-    for clients, samples, batch in CASES:
-        changes = {"data.name": "custom", "data.clients": clients, "local.batch_size": batch}
+    for clients, samples, batch_size in CASES:
+        changes = {"data.name": "custom", "data.clients": clients, "local.batch_size": batch_size}
         changes |= {"local.learning_rate": 0.001, "server.rounds": options.rounds, "attack.round": 2}
-        stack = RunBatch((crfl.Experiment().override(changes),), (False,), images(clients, samples))
+        changes |= {"local.precision": "float32"}
+        batch = RunBatch.of([crfl.Experiment().override(changes)], images(clients, samples))
         seconds, before = [], time.perf_counter()
-        for _ in stack.rounds(stack.start()):
+        for _ in batch.rounds(batch.start()):
             now = time.perf_counter()
             seconds.append(now - before)
             before = now
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{clients:7}  {samples:7}  {batch:5}  {min(seconds):15.3f}  {peak:15.0f}", flush=True)
+        print(f"{clients:7}  {samples:7}  {batch_size:5}  {min(seconds):15.3f}  {peak:15.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import crfl
 from benchmarks.many_clients import images
 from benchmarks.rivals import HandWritten, WithDataLoader
 from benchmarks.table import Row, alternate
-from crfl.engines.vectorised import LocalTraining
+from crfl.engines.vectorised.support import feature_support
 from crfl.matmul import inner
-from crfl.models.softmax import SoftmaxRegression
 from crfl.run_batch import RunBatch
 from crfl.state import TrainingState
 
@@ -27,18 +26,17 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def rounds(exp: crfl.Experiment, data: crfl.FederatedData, runs: int = 1) -> Iterator[TrainingState]:
-    """Rounds of a stack of runs without end, evaluation included."""
+    """Rounds of one or several runs without end, evaluation included."""
     exp = exp.override({"server.rounds": 10**6, "attack.round": 2})
     scales = [exp.override({"attack.scale": 10.0 + i}) for i in range(runs)]
-    stack = RunBatch(tuple(scales), (False,) * runs, data)
-    return stack.rounds(stack.start())
+    batch = RunBatch.of(scales, data)
+    return batch.rounds(batch.start())
 
 
 def floor(exp: crfl.Experiment, data: crfl.FederatedData) -> float:
     """Seconds of a round's products at a large product's rate: two a training sample, one a test sample."""
-    model = SoftmaxRegression(data.num_features, data.num_classes)
-    narrow = LocalTraining(model, data, exp.local, exp.seed).narrow
-    trained = data.num_features if narrow is None else narrow.x.shape[1]
+    support = feature_support(data)
+    trained = data.num_features if support is None else support.x.shape[1]
     return 2 * data.num_classes * (2 * sum(data.sizes) * trained + len(data.test) * data.num_features) / gemm_rate()
 
 
@@ -55,7 +53,7 @@ def rows() -> list[Row]:
     found.append(Row("MNIST round: its products at a large one's rate", floor(mnist, data), unit="s"))
     found.append(Row("MNIST round: hand-written loop / crfl", hand_s / crfl_s, 6, at_least=True))
     crfl_s, five_s = alternate(lambda: next(one), lambda: next(five))
-    found.append(Row("five stacked runs / one run", five_s / crfl_s, 3.5))
+    found.append(Row("five runs together / one run", five_s / crfl_s, 3.5))
     loader = WithDataLoader(mnist, data, root)
     crfl_s, loader_s = alternate(lambda: next(one), loader.round, repeats=3)
     found.append(Row("MNIST round: loop with DataLoader / crfl", loader_s / crfl_s, 60, at_least=True))

@@ -102,7 +102,7 @@ class RoundAggregator:
             self.update_norms[np.searchsorted(self.members, clients)] = norm(updates).cpu().numpy()
         attacking = np.isin(clients, self.attackers)
         if attacking.any():
-            norms = norm(used[attacking]).tolist()
+            norms = norm(used[attacking]).cpu().tolist()
             self.attacker_norms.update(zip(clients[attacking].tolist(), norms, strict=True))
 
     def add_sum(self, total: Tensor) -> None:

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("crfl", deadline=None)  # how long an example takes says nothing of it
+settings.load_profile("crfl")
 
 SLOW = (
     "certification/test_falsification.py",

@@ -53,9 +53,9 @@ def _labels(count, generator):
     return torch.randint(0, CLASSES, (count,), generator=generator)
 
 
-def train_in_chunks(experiments, data, chunk_bytes, benign=None, model=None):
+def train_in_chunks(experiments, data, chunk_bytes, benign=None, model=None, groups=None):
     """The runs, trained with so much memory for the clients that train together."""
-    batch = RunBatch.of(experiments, data, benign, model)
+    batch = RunBatch.of(experiments, data, benign, model, groups=groups)
     engine = VectorisedEngine(batch.model, data, batch.local, batch.seed, chunk_bytes=chunk_bytes)
     *_, last = training_rounds(batch, batch.start(), engine, Evaluation(batch.model, data, batch.experiments))
     return batch.finish(last)

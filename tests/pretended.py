@@ -1,6 +1,6 @@
 """A pretended accelerator, for machines without one.
 
-Its tensors are computed on the CPU, but say that they lie on another device ("meta", which needs no driver) and refuse
+Its tensors are computed on the CPU, but say that they lie on another device ("lazy", which needs no driver) and refuse
 to be mixed with tensors of the CPU, as those of a real one do. It notes where the library waits for the device.
 """
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import crfl
 
-DEVICE = "meta"
+DEVICE = "lazy"
 LIBRARY = Path(crfl.__file__).parent
 ops = torch.ops.aten
 CROSSING = {ops.copy_.default, ops._to_copy.default}
@@ -45,12 +45,14 @@ class OnDevice(torch.Tensor):
 
 
 class Accelerator(TorchDispatchMode):
-    """While it is active, "meta" is a device that computes."""
+    """While it is active, "lazy" is a device that computes at once."""
 
     def __init__(self):
         super().__init__()
         self.waits = Counter()
         """How often each place of the library waited for the device: (file, function)."""
+        self.operations = set()
+        """Names of the operations that ran on the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -62,6 +64,7 @@ class Accelerator(TorchDispatchMode):
         device = kwargs.get("device")
         goes = bool(there) if device is None else torch.device(device).type == DEVICE
         if there or (goes and here):
+            self.operations.add(str(func))
             self.check(func, args, kwargs, there, here, goes)
         if device is not None:
             kwargs["device"] = torch.device("cpu")

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from crfl import matmul as products
+from crfl import matmul
 
 SMALL = [(3, 4, 5, 6), (1, 10, 20, 7)]
 LARGE = [
@@ -16,10 +17,32 @@ LARGE = [
 ]
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # of mkldnn.flags, about Intel's GPUs
+
+
 @pytest.fixture(params=[False, True], ids=["multiplied", "convolved"])
-def wide(request, monkeypatch):
-    monkeypatch.setattr(products, "WIDE", request.param)
-    return request.param
+def onednn(request):
+    """Without oneDNN nothing is convolved; with it, what pays on a processor with AVX-512."""
+    with torch.backends.mkldnn.flags(enabled=request.param):
+        yield
+
+
+class Operations(TorchDispatchMode):
+    """Notes what torch really computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def convolves(product, *arguments):
+    with Operations() as seen:
+        product(*arguments)
+    return any("convolution" in name for name in seen.names)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -35,13 +58,13 @@ def assert_product(found, a, b):
 
 
 @pytest.mark.parametrize(("k", "r", "n", "d"), SMALL + LARGE)
-def test_batches_of_products(wide, k, r, n, d):
+def test_batches_of_products(onednn, k, r, n, d):
     a, b = normal(k, r, d), normal(k, n, d, seed=1)
     bias = normal(k, r, 1, seed=4)
-    assert_product(products.batched_affine(a, b, bias, 0.5) - bias, a / 2, b.mT)
+    assert_product(matmul.batched_affine(a, b, bias, 0.5) - bias, a / 2, b.mT)
     start, c = normal(k, r, d, seed=2), normal(k, r, n, seed=3)
     found = start.clone()
-    products.add_batched(found, c, b, -0.25)
+    matmul.add_batched(found, c, b, -0.25)
     size = c.double().abs() @ b.double().abs() + start.abs()
     assert ((found - (start - 0.25 * c.double() @ b.double())).abs() <= 1e-6 * size).all()
 
@@ -50,51 +73,45 @@ def test_batches_of_products(wide, k, r, n, d):
     ("r", "n", "d"),
     [(10, 9999, 784), (1020, 512, 784), (512, 1020, 91), (3, 2000, 800), (7, 30, 4), (900, 40, 500), (10, 1000, 1)],
 )
-def test_inner_products(wide, r, n, d):
+def test_inner_products(onednn, r, n, d):
     a, b = normal(r, d), normal(n, d, seed=1)
-    assert_product(products.inner(a, b), a, b.mT)
+    assert_product(matmul.inner(a, b), a, b.mT)
     a, b = normal(d, r).mT, normal(n, 2 * d)[:, ::2]  # not contiguous
-    assert_product(products.inner(a, b), a, b.mT)
+    assert_product(matmul.inner(a, b), a, b.mT)
 
 
-def test_what_is_not_finite_stays_with_its_client(wide):
+def test_what_is_not_finite_stays_with_its_client(onednn):
     a, b, c = normal(3, 47, 785), normal(3, 200, 785, seed=1), normal(3, 47, 200, seed=2)
     b[1, 7, 5] = torch.nan
     found = normal(3, 47, 785, seed=3)
-    products.add_batched(found, c, b, 1.0)
-    for result in (found, products.batched_affine(a, b, a[:, :, :1], 1.0)):
+    matmul.add_batched(found, c, b, 1.0)
+    for result in (found, matmul.batched_affine(a, b, a[:, :, :1], 1.0)):
         assert torch.isfinite(result).flatten(1).all(1).tolist() == [True, False, True]
 
 
-def test_other_types_and_threads(monkeypatch):
-    monkeypatch.setattr(products, "WIDE", True)
+def test_one_thread():
     several, a, b = torch.get_num_threads(), normal(600, 300), normal(600, 300, seed=1)
     try:
         torch.set_num_threads(1)
-        assert_product(products.inner(a, b), a, b.mT)
+        assert_product(matmul.inner(a, b), a, b.mT)
     finally:
         torch.set_num_threads(several)
 
 
-@pytest.mark.filterwarnings("ignore:TF32")  # of mkldnn.flags, about Intel's GPUs
-def test_convolutions_are_taken_for_the_shapes_of_the_paper(monkeypatch):
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="multiplies on this processor")
+def test_convolutions_are_taken_for_the_shapes_of_the_paper():
     """Else the benchmarks' speed would be lost without a sign."""
-    monkeypatch.setattr(products, "WIDE", True)
-    taken = []
-    for name in ("conv1d", "conv2d"):
-        real = getattr(torch.nn.functional, name)
-        monkeypatch.setattr(
-            products.functional, name, lambda *args, real=real, **kwargs: taken.append(1) or real(*args, **kwargs)
-        )
-    products.inner(normal(10, 784), normal(10_000, 784))
-    products.inner(normal(1020, 784), normal(512, 784))
-    products.batched_affine(normal(20, 10, 657), normal(20, 100, 657), normal(20, 10, 1), 1.0)
-    products.add_batched(normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
-    assert len(taken) == 4
-    products.inner(normal(600, 300, dtype=torch.float64), normal(600, 300, dtype=torch.float64))
+    assert convolves(matmul.inner, normal(10, 784), normal(10_000, 784))
+    assert convolves(matmul.inner, normal(1020, 784), normal(512, 784))
+    assert convolves(matmul.batched_affine, normal(20, 10, 657), normal(20, 100, 657), normal(20, 10, 1), 1.0)
+    assert convolves(matmul.add_batched, normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
+
+
+def test_what_gains_nothing_is_multiplied():
+    exact = torch.float64
+    assert not convolves(matmul.inner, normal(600, 300, dtype=exact), normal(600, 300, dtype=exact))
+    assert not convolves(matmul.inner, normal(2, 784), normal(10_000, 784))
+    assert not convolves(matmul.batched_affine, normal(2, 47, 784), normal(2, 200, 784), normal(2, 47, 1), 1.0)
+    assert not convolves(matmul.add_batched, normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
     with torch.backends.mkldnn.flags(enabled=False):
-        products.inner(normal(600, 300), normal(600, 300))
-    products.inner(normal(2, 784), normal(10_000, 784))
-    products.batched_affine(normal(2, 47, 784), normal(2, 200, 784), normal(2, 47, 1), 1.0)
-    products.add_batched(normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
-    assert len(taken) == 4
+        assert not convolves(matmul.inner, normal(600, 300), normal(600, 300))

@@ -24,7 +24,9 @@ class Attacker:
 
     client: int
     scale: float
-    """gamma_i; NaN while it is not known who takes part."""
+    """gamma_i"""
+    replaces_model: bool
+    """Whether gamma_i is N / R of those who take part, whatever stands there (model replacement, Bagdasaryan et al.)."""
     poisoned_per_batch: int
     """q_B"""
     magnitude: float
@@ -106,7 +108,7 @@ class AttackPlan:
         generator = rng.stream(self.seed, "participation", round_)
         order = self.clients[rng.permutation(len(self.clients), generator).numpy()]
         if self.attack.force_participation and round_ in self.rounds:
-            forced = np.array([a.client for a in self.crew])
+            forced = np.array([a.client for a in self.crew], dtype=np.int64)
             others = order[~np.isin(order, forced)]
             order = np.concatenate([forced, others[: max(0, count - len(forced))]])
             count = len(order)
@@ -145,8 +147,8 @@ def apply_attack(
 
 
 def _scaled(attacker: Attacker, participants: int, attackers: int) -> Attacker:
-    """The attacker with model replacement's factor, if that is what it does."""
-    return replace(attacker, scale=participants / attackers) if np.isnan(attacker.scale) else attacker
+    """The attacker with the factor N / R of a round's participants, if it replaces the model."""
+    return replace(attacker, scale=participants / attackers) if attacker.replaces_model else attacker
 
 
 def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Attacker, ...]:
@@ -164,7 +166,8 @@ def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Atta
         crew.append(
             Attacker(
                 client=client,
-                scale=np.nan if attack.scale == "replace" else attack.scale,
+                scale=1.0 if attack.scale == "replace" else attack.scale,
+                replaces_model=attack.scale == "replace",
                 poisoned_per_batch=attack.poisoned_per_batch,
                 magnitude=trigger.magnitude(data, client, exp.local.dtype),
                 target=attack.target,

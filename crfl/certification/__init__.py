@@ -1,7 +1,7 @@
 """Certificates: their formulas, in float64 and without PyTorch, and the functions that certify a run.
 
 `crfl.certify` calls the function of a kind: `certify_margin`, `certify_smoothing`, `certify_published`,
-`certify_clients`. Those need a model, so they and PyTorch are loaded when they are first used.
+`certify_clients`, `certify_ensemble`. Those need a model, so they and PyTorch are loaded when they are first used.
 """
 
 from importlib import import_module
@@ -23,7 +23,13 @@ from crfl.certification.published import (
 from crfl.certification.radius import RadiusCertificate
 
 if TYPE_CHECKING:
-    from crfl.certification.certify import certify_clients, certify_margin, certify_published, certify_smoothing
+    from crfl.certification.certify import (
+        certify_clients,
+        certify_ensemble,
+        certify_margin,
+        certify_published,
+        certify_smoothing,
+    )
 
 __all__ = [
     "Certificate",
@@ -34,6 +40,7 @@ __all__ = [
     "certified_accuracy",
     "certified_rate",
     "certify_clients",
+    "certify_ensemble",
     "certify_margin",
     "certify_published",
     "certify_smoothing",

@@ -10,21 +10,32 @@ import torch
 
 from crfl.certification.bounds.votes import Method
 from crfl.certification.certificate import Certificate, ClientCertificate, Kind
+from crfl.certification.ensembles.certificate import EnsembleCertificate, EnsemblePoisonCertificate
 from crfl.certification.kinds.clients import certify_clients
 from crfl.certification.kinds.coupled import certify_margin, certify_smoothing
+from crfl.certification.kinds.ensemble import Ensemble, certify_ensemble
 from crfl.certification.kinds.published import certify_published
 from crfl.certification.kinds.task import Run, Test, one_of
 from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 from crfl.errors import CertificateError
 
-__all__ = ["Certificate", "certify", "certify_clients", "certify_margin", "certify_published", "certify_smoothing"]
+__all__ = [
+    "Certificate",
+    "certify",
+    "certify_clients",
+    "certify_ensemble",
+    "certify_margin",
+    "certify_published",
+    "certify_smoothing",
+]
 
 CERTIFIERS: dict[Kind, Callable[..., Certificate]] = {
     "margin": certify_margin,
     "smoothing": certify_smoothing,
     "published": certify_published,
     "clients": certify_clients,
+    "ensemble": certify_ensemble,
 }
 
 
@@ -33,7 +44,7 @@ def certify(
     run: Run,
     test: Test,
     *,
-    kind: Literal["margin", "smoothing", "published"] = "margin",
+    kind: Literal["margin", "smoothing", "published"] | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
     bounds: Method | None = None,
@@ -55,11 +66,37 @@ def certify(
 ) -> ClientCertificate: ...
 
 
+@overload
 def certify(
-    run: Run,
+    run: Ensemble,
     test: Test,
     *,
-    kind: Kind = "margin",
+    kind: Literal["ensemble"] | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    simultaneous: bool = False,
+    prices: Literal["clients"] | None = None,
+) -> EnsembleCertificate: ...
+
+
+@overload
+def certify(
+    run: Ensemble,
+    test: Test,
+    *,
+    kind: Literal["ensemble"] | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    simultaneous: bool = False,
+    prices: Literal["poison"],
+) -> EnsemblePoisonCertificate: ...
+
+
+def certify(
+    run: Run | Ensemble,
+    test: Test,
+    *,
+    kind: Kind | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
     bounds: Method | None = None,
@@ -67,8 +104,9 @@ def certify(
     simultaneous: bool = False,
     attack_round: Literal["any"] | None = None,
     attack_clip_norm: float | None = None,
+    prices: Literal["clients", "poison"] | None = None,
 ) -> Certificate:
-    """Certify the predictions of a run's model on test inputs.
+    """Certify the predictions of a run's model, or of the vote of an ensemble, on test inputs.
 
     The kinds, each a function of its own that documents the options that it takes:
 
@@ -76,25 +114,28 @@ def certify(
     - "smoothing" (`certify_smoothing`): the same for the smoothed vote; never larger.
     - "published" (`certify_published`): the paper's Corollary 1, as printed. It warns where it is no guarantee.
     - "clients" (`certify_clients`): how many clients may send anything, in every round.
+    - "ensemble" (`certify_ensemble`): the same for the vote of groups of clients, of any model.
 
-    They are for softmax regression, whose loss is convex. smoothing.noise, samples, alpha and test_samples and the seed
+    All but the last are for softmax regression, whose loss is convex. smoothing.noise, samples, alpha and test_samples and the seed
     come from the run's experiment. A run in which nobody attacked has infinite radii, and says so.
 
     Args:
-        run: A TrainingRun, or anything with experiment, model, params and record.
+        run: A TrainingRun, or anything with experiment, model, params and record; or an EnsembleRun.
         test: Samples with features x (m, d), such as data.test or a backdoored copy; or FederatedData, whose test split
             is certified.
-        kind: Which certificate.
+        kind: Which certificate; None: "margin" of a run, "ensemble" of an ensemble.
         device: Where to compute; None: where the run's parameters are.
         progress: Show a bar while votes take long.
         bounds: "smoothing" and "published": "hoeffding", "clopper_pearson" or "exact".
         votes: "smoothing" and "published": votes of this run to reuse.
-        simultaneous: "smoothing" and "published": Clopper-Pearson bounds for all samples at once.
+        simultaneous: "smoothing", "published" and "ensemble": Clopper-Pearson bounds for all samples at once.
         attack_round: "margin" and "smoothing": "any" for one attack in an unknown round.
         attack_clip_norm: "published": replaces the attack round's clip norm in Lemma 1.
+        prices: "ensemble": "clients" or "poison", what a group's vote costs by its own certificate.
 
     Returns:
-        A RadiusCertificate, or for "clients" a ClientCertificate.
+        A RadiusCertificate; for "clients" a ClientCertificate, for "ensemble" an EnsembleCertificate (with prices
+        "poison" an EnsemblePoisonCertificate).
 
     Raises:
         CertificateError: the certificate does not hold for the run, with every reason; or an option is not of its kind.
@@ -110,21 +151,27 @@ def certify(
         >>> bool(1 > at_zero > at_a_tenth > 0.4)
         True
     """
-    one_of("kind", kind, list(CERTIFIERS))
+    own: Kind = "ensemble" if isinstance(run, Ensemble) else "margin"
+    chosen = own if kind is None else kind
+    one_of("kind", chosen, list(CERTIFIERS))
+    if (chosen == "ensemble") != (own == "ensemble"):
+        other = "a TrainingRun" if own == "ensemble" else "an EnsembleRun, as train_ensemble makes it"
+        raise CertificateError(f"kind {chosen!r}: got {type(run).__name__}, expected {other}")
     options: dict[str, Any] = {
         "bounds": bounds,
         "votes": votes,
         "simultaneous": simultaneous or None,
         "attack_round": attack_round,
         "attack_clip_norm": attack_clip_norm,
+        "prices": prices,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    certifier = CERTIFIERS[kind]
+    certifier = CERTIFIERS[chosen]
     takes = inspect.signature(certifier).parameters
     wrong = [name for name in given if name not in takes]
     if wrong:
         possible = ", ".join(name for name in options if name in takes) or "no option of a kind"
-        raise CertificateError(f"kind {kind!r}: got {', '.join(wrong)}, expected {possible}")
+        raise CertificateError(f"kind {chosen!r}: got {', '.join(wrong)}, expected {possible}")
     if "progress" in takes:
         given["progress"] = progress
     return certifier(run, test, device=device, **given)

@@ -11,7 +11,7 @@ from crfl.cli.plugins import load_plugin
 
 KINDS = ("margin", "published", "smoothing", "clients")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
-"""Those of `crfl.certify`, here because help does not wait for it (a test holds them equal)."""
+"""Those of `crfl.certify` for one model, here because help does not wait for it (a test holds them equal)."""
 SAMPLED = ("published", "smoothing")
 """Kinds that bound probabilities."""
 ANY_ROUND = ("margin", "smoothing")

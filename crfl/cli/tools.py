@@ -65,8 +65,8 @@ def radius(
     crfl radius --p-a 0.94 --p-b 0.06 --weight 0.05 --scale 10 --steps 30 \\
         --learning-rate 0.001 --poison-ratio 0.05 --clip-norm 3 --noise 0.01
 
-    r = sqrt(KL sigma^2 / (2 R L_Z^2 (sum of strength^2) exp(log contraction))), the sum over the R attackers. The output
-    says what each of these is; docs/theory.md says where Lemma 1 does not hold.
+    r = sqrt(KL sigma^2 / (2 R L_Z^2 (sum of strength^2) exp(log contraction))), the sum over the R attackers. The
+    output says what each of these is; docs/theory.md says where Lemma 1 does not hold.
     """
     from crfl.certification import corollary1_radius, kl_budget, lemma1_lipschitz, log_contraction
 

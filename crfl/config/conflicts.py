@@ -72,8 +72,8 @@ def _who(attack: Attack, n: int, names: tuple[str, ...]) -> Iterator[Conflict]:
     if attack.per_attacker and len(attack.per_attacker) != attack.count:
         yield (
             ("attack.per_attacker", "attack.clients"),
-            f"attack.per_attacker: got {len(attack.per_attacker)} entries, expected none, or one for each of the {attack.count} "
-            "attack.clients",
+            f"attack.per_attacker: got {len(attack.per_attacker)} entries, expected none, or one for each of the "
+            f"{attack.count} attack.clients",
         )
 
 
@@ -157,14 +157,14 @@ def _decay(local: Local, server: Server) -> Iterator[Conflict]:
     if local.weight_decay > 0 and server.decay > 0:
         yield (
             keys,
-            f"server.decay: got {server.decay:g}, expected 0 where local.weight_decay is {local.weight_decay:g}: either "
-            "the server or the clients shrink the model",
+            f"server.decay: got {server.decay:g}, expected 0 where local.weight_decay is {local.weight_decay:g}: "
+            "either the server or the clients shrink the model",
         )
     elif local.schedule == "inverse" and local.weight_decay == server.decay == 0:
         yield (
             ("local.schedule", *keys),
-            "local.schedule: got 'inverse', expected 'constant' unless local.weight_decay or server.decay is above 0: the "
-            "one that is above 0 is the schedule's lambda",
+            "local.schedule: got 'inverse', expected 'constant' unless local.weight_decay or server.decay is above 0: "
+            "the one that is above 0 is the schedule's lambda",
         )
     clip = server.update_clip
     if isinstance(clip, UpdateClip) and clip.start < clip.end:

@@ -104,7 +104,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value that YAML text stands for; ValueError, with a sentence, if it stands for none that settings could have."""
+    """The value that YAML text stands for; ValueError, with a sentence, if settings could not have it."""
     if len(text) > LARGEST_FILE:
         raise ValueError(f"it is longer than {LARGEST_FILE:,} characters")
     try:

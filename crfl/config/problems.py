@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
@@ -60,7 +61,7 @@ def value_problems(error: ValidationError, root: type[Any]) -> dict[str, str]:
     for detail in error.errors(include_url=False):
         key, section, kind = _locate(detail["loc"], root)
         if detail["type"] in ("unexpected_keyword_argument", "invalid_key"):
-            problems[key] = _unknown(key, list(get_type_hints(section)))
+            problems[key] = _unknown(key, list(_kinds(section)))
         elif (
             detail["type"] in ("missing", "missing_keyword_only_argument") and len(detail["loc"]) <= key.count(".") + 2
         ):
@@ -68,7 +69,9 @@ def value_problems(error: ValidationError, root: type[Any]) -> dict[str, str]:
         elif len(detail["loc"]) > depths.get(key, 0):  # of a union's members that which came furthest
             depths[key] = len(detail["loc"])
             problems[key] = f"{key}: got {shown(detail['input'])}, expected {describe(kind)}{_more(detail)}"
-    return {k: text for k, text in problems.items() if not any(other.startswith(f"{k}.") for other in problems)}
+    parts = [key.split(".") for key in problems]
+    whole = {".".join(names[:depth]) for names in parts for depth in range(1, len(names))}
+    return {key: text for key, text in problems.items() if key not in whole}  # the wrong part says more than the whole
 
 
 def _unknown(key: str, known: list[str]) -> str:
@@ -88,9 +91,10 @@ def _more(detail: Any) -> str:
     return f" ({more})" if more else ""
 
 
-def _locate(loc: tuple[int | str, ...], root: type[Any]) -> tuple[str, type[Any], Any]:
+def _locate(loc: tuple[int | str, ...], root: type[Any]) -> tuple[str, Any, Any]:
     """Of an error's place: the dotted key, the group that it is in, and what is expected there."""
-    section, kind, names = root, None, []
+    section: Any = root
+    kind, names = None, []
     inner: type[Any] | None = root
     for part in loc:
         if inner is None:
@@ -105,9 +109,15 @@ def _locate(loc: tuple[int | str, ...], root: type[Any]) -> tuple[str, type[Any]
             kind = get_args(kind)[0]
         else:
             section = inner
-            kind = get_type_hints(section, include_extras=True).get(str(part))
+            kind = _kinds(section).get(str(part))
         inner = group_of(kind)
     return ".".join(names), section, kind
+
+
+@cache
+def _kinds(section: type[Any]) -> dict[str, Any]:
+    """The kind of value of each setting of a group."""
+    return get_type_hints(section, include_extras=True)
 
 
 def group_of(kind: Any) -> type[Any] | None:

@@ -55,8 +55,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Everything that defines a run, as `crfl settings` prints it. A settings file says what differs from the defaults; "
-        "`exp.override({key: value})` and `--set KEY=VALUE` take the keys as they stand here. Symbols are those of the paper.",
+        "Everything that defines a run, as `crfl settings` prints it. A settings file says what differs from the "
+        "defaults; `exp.override({key: value})` and `--set KEY=VALUE` take the keys as they stand here. Symbols are "
+        "those of the paper.",
     ]
     section = None
     for setting in all_settings():

@@ -129,7 +129,9 @@ class Clip(Section):
 
 @section
 class UpdateClip(Section):
-    """Clip norm of the clients' updates as a schedule: S_t = s_t tau eta_t, s_t = end + (start - end) / (1 + t / decay_rounds)^2.
+    """Clip norm of the clients' updates as a schedule: S_t = s_t tau eta_t.
+
+    s_t = end + (start - end) / (1 + t / decay_rounds)^2.
 
     It follows the learning rates, so that it can be about as small as honest updates are.
     """
@@ -143,7 +145,8 @@ class UpdateClip(Section):
 
     def factor(self, round_: int) -> float:
         """s_t for the round t = 1 .. T."""
-        return self.end + (self.start - self.end) / (1 + round_ / self.decay_rounds) ** 2
+        slowed = 1 + round_ / self.decay_rounds
+        return self.end + (self.start - self.end) / (slowed * slowed)  # a power would raise where this is infinite
 
 
 @section

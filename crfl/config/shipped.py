@@ -16,9 +16,10 @@ def shipped(folder: str) -> Path:
 
 
 def named_settings() -> dict[str, Path]:
-    """The files of settings that ship with crfl by name: "mnist" for configs/mnist.yaml."""
+    """The files of settings that ship with crfl by name: "mnist" is configs/mnist.yaml, recipes are "certified/..."."""
     root = shipped("configs")
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    found = sorted(root.glob("*.yaml")) + sorted(root.glob("*/*.yaml"))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in found}
 
 
 def find_settings(name: str) -> Path:

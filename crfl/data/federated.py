@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,8 @@ class FederatedData:
     """Training samples in one matrix, dealt to clients by row number, and a test split.
 
     The features are `scale * x`: images stay in their bytes (scale = 1/255) and are never copied per client. With a
-    feature map, `x` and `test` hold what it makes of the inputs; triggers are planted in the inputs.
-
-    Everything is checked where the object is made. DataError says what does not fit.
+    feature map, `x` and `test` hold what it makes of the inputs; triggers are planted in the inputs. Everything is
+    checked where the object is made: DataError says what does not fit.
 
     Example:
         >>> import torch
@@ -71,7 +70,7 @@ class FederatedData:
     """Rows of `x` that belong to the server, (p,) int64: they set the feature map, and no client owns them."""
     feature_map: FittedMap | None = None
     """The map from inputs to features; None: the inputs are the features."""
-    origin: Inputs | None = field(default=None)
+    origin: Inputs | None = None
     """What `feature_map` was applied to."""
 
     def __post_init__(self) -> None:
@@ -146,8 +145,8 @@ class FederatedData:
             whiten: Dimensions that features are whitened to.
             norm: Radius of the ball that features are projected on.
             cache: Folder in which features are kept from one time to the next.
+            progress: Whether to show a bar on a terminal while features are made.
             name, num_classes, client_names, class_names, feature_names, input_shape: See the class.
-            progress: Whether to show a bar while features are made.
 
         Raises:
             DataError: If something does not fit, such as an input outside the declared domain.
@@ -157,9 +156,8 @@ class FederatedData:
             >>> import numpy as np
             >>> random = np.random.default_rng(0)
             >>> x, y = random.random((300, 4)), random.integers(0, 3, 300)
-            >>> FederatedData.from_arrays(x[:200], y[:200], x[200:], y[200:], clients=10, public=20, norm=2.0)
-            FederatedData 'custom': 180 training samples of 10 clients, 20 public samples, 100 test samples, \
-4 features (none of 4 inputs), 3 classes
+            >>> FederatedData.from_arrays(x[:200], y[:200], x[200:], y[200:], clients=10)
+            FederatedData 'custom': 200 training samples of 10 clients, 100 test samples, 4 features, 3 classes
         """
         from crfl.data.mapped import map_features  # here, because it needs this class
 
@@ -193,45 +191,35 @@ class FederatedData:
 
     @classmethod
     def from_dataset(cls, train: Any, test: Any, **options: Any) -> FederatedData:
-        """Federated data from two torch Datasets of (sample, label); `options` are those of `from_arrays`.
-
-        Samples are tensors, arrays or pictures; each is read once, so random transforms are drawn once.
-        """
+        """`from_arrays` of two torch Datasets of (sample, label); each sample is read once, transforms applied."""
         return cls.from_arrays(*sources.from_dataset(train, "train"), *sources.from_dataset(test, "test"), **options)
 
     @classmethod
     def from_frame(
         cls, frame: DataFrame, test: DataFrame | float = 0.2, *, label: str, client: str | None = None, **options: Any
     ) -> FederatedData:
-        """Federated data from a pandas frame of numbers, a row a sample.
+        """Federated data from a pandas frame of numbers, a row a sample; `options` are those of `from_arrays`.
 
         Args:
             frame: The training samples.
-            test: The test samples, a frame with the same columns; or the share of the rows that are to be it, drawn
-                from the seed.
+            test: The test samples; or the share of the rows of `frame` that are to be it, drawn from the seed.
             label: Column of the labels; words become classes in alphabetical order.
             client: Column that says whose the sample is; None: dealt out as `from_arrays` does.
-            options: Those of `from_arrays`.
         """
         arguments, found = sources.from_frame(frame, test, label, client, options.get("seed", 0))
         return cls.from_arrays(*arguments, **found | options)
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> FederatedData:
-        """Federated data from a file: NPZ with x, y, x_test, y_test and perhaps clients; or CSV or Parquet.
-
-        `options` are those of `from_arrays` for NPZ, those of `from_frame` for the others.
-        """
+        """`from_arrays` of an NPZ file with x, y, x_test, y_test, perhaps clients; `from_frame` of CSV or Parquet."""
         read = sources.from_file(Path(path))
-        if isinstance(read, dict):
-            return cls.from_arrays(**read | options)
-        return cls.from_frame(read, **options)
+        return cls.from_arrays(**read | options) if isinstance(read, dict) else cls.from_frame(read, **options)
 
     def label_counts(self) -> DataFrame:
         """How many training samples of which label every client has: a row a client, a column a class."""
         from pandas import DataFrame  # here, because it is slow to import
 
-        counts = [np.bincount(self.y[rows].numpy(), minlength=self.num_classes) for rows in self.shards]
+        counts = [np.bincount(self.y[rows], minlength=self.num_classes) for rows in self.shards]
         return DataFrame(np.stack(counts), index=list(self.client_names), columns=list(self.class_names))
 
     @property
@@ -277,10 +265,8 @@ class FederatedData:
     @property
     def clients(self) -> tuple[Client, ...]:
         """The clients' shards as copies in real units; training reads `x` and `shards` instead."""
-        return tuple(
-            Client(name, self.features(rows), self.y[rows])
-            for name, rows in zip(self.client_names, self.shards, strict=True)
-        )
+        owners = zip(self.client_names, self.shards, strict=True)
+        return tuple(Client(name, self.features(rows), self.y[rows]) for name, rows in owners)
 
     def features(self, rows: Tensor) -> Tensor:
         """Features of the given training rows in real units, (k, d) float32."""
@@ -299,10 +285,9 @@ class FederatedData:
 
         SettingsError if PyTorch cannot use the device.
         """
-        device = resolve_device(device)
+        device, same = resolve_device(device), object.__new__(type(self))  # it was checked already
         moved = {name: getattr(self, name) for name in ("x", "y", "test", "feature_map", "origin")}
-        same = object.__new__(type(self))  # it was checked already
-        vars(same).update({**vars(self), **{k: None if v is None else v.to(device) for k, v in moved.items()}})
+        vars(same).update(vars(self) | {k: None if v is None else v.to(device) for k, v in moved.items()})
         return same
 
     @cached_property

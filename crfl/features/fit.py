@@ -17,7 +17,7 @@ from crfl.features.fitted import FeatureMap, FittedMap, into_ball
 from crfl.features.scattering import Scattering
 from crfl.features.whitening import standardisation, whitening
 
-FEATURE_MAPS: dict[str, FeatureMap] = {"scattering": Scattering()}
+FEATURE_MAPS: dict[str, FeatureMap] = {"scattering": Scattering(), "scattering_yuv": Scattering(yuv=True)}
 """Maps found by the name in `features.map`; add your own: a frozen nn.Module or any function of samples."""
 
 OWN = "own"

@@ -18,8 +18,10 @@ FeatureMap = Callable[[Tensor], Any]
 """Samples -> numbers (m, ...). Samples are images (m, channels, height, width) or rows (m, d), float32, in real units.
 Each sample is mapped by itself, and the same sample always alike."""
 
-BLOCK = 64
+BLOCK = 256
 """Samples that a map gets at a time."""
+MODULE_BLOCK = 64
+"""Samples that a module gets at a time, whose layers may take much memory."""
 INSIDE = 1 - 2.0**-22
 """Radius of the ball that features are projected on, relative to the one that is promised: float32 rounds by less."""
 
@@ -75,7 +77,7 @@ class FittedMap:
     def raw(self, inputs: Tensor) -> Iterator[Tensor]:
         """f(x), (b, d_f), of inputs (m, d_in) in real units, block by block."""
         with torch.no_grad():
-            for block in inputs.split(BLOCK):
+            for block in inputs.split(MODULE_BLOCK if isinstance(self.function, nn.Module) else BLOCK):
                 yield block.float() if self.function is None else self._call(self.function, block.float())
 
     def _call(self, function: FeatureMap, block: Tensor) -> Tensor:

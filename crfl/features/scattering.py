@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +19,9 @@ from crfl.features.filters import Array, FilterBank, filter_bank, littlewood_pal
 
 IntArray = npt.NDArray[np.int64]
 
+YUV = ((0.299, 0.587, 0.114), (-0.147, -0.289, 0.436), (0.615, -0.515, -0.1))
+_THREADS = threading.Lock()
+"""Held by whoever changes torch's number of threads."""
 WORKSPACE = 2**21
 """Numbers of the largest intermediate of a batch: 8 MB in float32, about what a processor's cache holds."""
 
@@ -42,6 +48,9 @@ class Scattering:
     """L: orientations of the wavelets."""
     order: int = 2
     """Largest order: 0, 1 or 2."""
+    yuv: bool = False
+    """Whether red, green and blue become brightness and two differences of colour first (ITU-R BT.601). One linear
+    layer on top then predicts CIFAR-10 better, by 2 to 3 points."""
 
     def __post_init__(self) -> None:
         for name, least, most in (("scales", 1, 16), ("angles", 1, 64), ("order", 0, 2)):
@@ -71,9 +80,11 @@ class Scattering:
                     f"width) of at least 2^{self.scales} = {2**self.scales} pixels a side"
                 ]
             )
+        if self.yuv and images.shape[1] == 3:
+            images = torch.einsum("cd,ndhw->nchw", images.new_tensor(YUV), images)
         planes = images.flatten(0, 1)
         transform = _transform(self, (images.shape[2], images.shape[3]), images.dtype, images.device)
-        found = torch.cat([transform(part) for part in planes.split(transform.at_once)])
+        found = torch.cat(_each(transform, planes.split(transform.at_once)))
         return found.reshape(len(images), -1, *found.shape[2:])
 
     def lipschitz(self, height: int, width: int) -> float:
@@ -86,9 +97,10 @@ class Scattering:
         energy = [1.0]
         if self.order == 2:
             energy += [float(littlewood_paley(bank, r, first_scale=r + 1).max()) for r in range(self.scales - 1)]
-        energy = [max(energy) * float(littlewood_paley(bank).max())]
+        layers = max(energy) * float(littlewood_paley(bank).max())
         copies = math.prod(int(np.bincount(pad).max()) for pad in pads)
-        return math.sqrt(max(energy) * copies) * (1 + 1e-9)
+        colours = max(1.0, float(np.linalg.norm(YUV, 2))) if self.yuv else 1.0
+        return colours * math.sqrt(layers * copies) * (1 + 1e-9)
 
 
 class _Transform:
@@ -129,6 +141,29 @@ class _Transform:
         """values * phi_J, sampled, without the margin: a product from either side, as the low-pass is separable."""
         rows, columns = (lines[resolution] for lines in self.low_pass)
         return rows @ values @ columns.mT
+
+
+def _each(transform: _Transform, parts: Sequence[Tensor]) -> list[Tensor]:
+    """The transform of every part: several at a time on a processor, each by one thread.
+
+    Its operations are so short that threads which share one operation wait for each other most of the time.
+    """
+    if len(parts) == 1 or not parts[0].is_cpu:
+        return [transform(part) for part in parts]
+    grad = torch.is_grad_enabled()
+
+    def alone(part: Tensor) -> Tensor:
+        with torch.set_grad_enabled(grad):  # each thread has its own mode
+            return transform(part)
+
+    with _THREADS:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                return list(pool.map(alone, parts))
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _moduli(spectrum: Tensor, psi: Tensor, octaves: int) -> Tensor:

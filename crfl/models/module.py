@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ class ModuleModel:
     """A module that maps samples (m, d) to logits (m, C), with cross entropy.
 
     The module is copied and runs in eval mode: no dropout, running statistics stay as they are. Training starts at the
-    parameters that it has, whatever the seed. They are one vector, in the order of `named_parameters`.
+    parameters that it has, whatever the seed. Those that require gradients are one vector, in the order of
+    `named_parameters`; the others are frozen.
     """
 
     linear = False
@@ -29,12 +31,12 @@ class ModuleModel:
 
     def __init__(self, module: nn.Module, num_features: int, num_classes: int) -> None:
         """DataError unless the module maps (m, d) to (m, C)."""
+        self.shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
+        if not self.shapes:
+            raise DataError(f"model: got {type(module).__name__}, which has no parameters to train (that require_grad)")
         self.module = copy.deepcopy(module).eval().requires_grad_(False).float()
         self.num_features, self.num_classes = num_features, num_classes
-        self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
-        if not self.shapes:
-            raise DataError(f"model: got {type(module).__name__}, which has no parameters to train")
-        self.start = torch.cat([p.detach().float().cpu().flatten() for p in self.module.parameters()])
+        self.start = self.from_module(self.module).cpu()
         try:
             shape: object = tuple(self._logits(self.start, torch.zeros(2, num_features, dtype=torch.float32)).shape)
         except Exception as error:  # whatever the module raises of features that it does not fit
@@ -99,13 +101,14 @@ class ModuleModel:
 
     def to_module(self, params: Tensor) -> nn.Module:
         """The user's module with the parameters (P,), in eval mode."""
-        module = copy.deepcopy(self.module).to(params.device, params.dtype).requires_grad_(True)
-        nn.utils.vector_to_parameters(params.detach().clone(), module.parameters())
+        module = copy.deepcopy(self.module).to(params.device, params.dtype)
+        trained = [module.get_parameter(name).requires_grad_(True) for name in self.shapes]
+        nn.utils.vector_to_parameters(params.detach().clone(), trained)
         return module
 
     def from_module(self, module: nn.Module) -> Tensor:
         """The parameters (P,) of such a module."""
-        return torch.cat([p.detach().flatten() for p in module.parameters()])
+        return torch.cat([module.get_parameter(name).detach().flatten() for name in self.shapes])
 
     def loss(self, params: Tensor, x: Tensor, y: Tensor, rates: Tensor) -> Tensor:
         """Sum over the samples of rate times cross entropy."""
@@ -115,10 +118,10 @@ class ModuleModel:
         """Logits (m, C) under one vector of parameters (P,)."""
         parts = params.split([shape.numel() for shape in self.shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        named |= {
-            name: b.to(params.device, params.dtype if b.is_floating_point() else b.dtype)
-            for name, b in self.module.named_buffers()
-        }
+        for name, fixed in chain(self.module.named_parameters(), self.module.named_buffers()):
+            if name not in named:
+                kind = params.dtype if fixed.is_floating_point() else fixed.dtype
+                named[name] = fixed.to(params.device, kind)
         logits: Tensor = functional_call(self.module, named, (x,))
         return logits
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from crfl.config import Experiment
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
+from crfl.schedule import Schedule
 
 NORM_SLACK = 1e-5
 COPY_SLACK = 1e-9
@@ -30,6 +31,7 @@ def contradictions(record: TrainingRecord, exp: Experiment) -> list[str]:
         "local.batch_size": (record.batch_size, local.batch_size),
         "local.epochs": (record.epochs, local.epochs),
         "local.keep_last_batch": (record.keep_last_batch, local.keep_last_batch),
+        "local.precision": (record.precision, local.precision),
         "local.weight_decay": (record.weight_decay, local.weight_decay),
         "local.learning_rate": (record.learning_rates, local.learning_rates(len(record.client_sizes))),
         "attackers": (len(record.attackers), exp.attack.count if exp.attack.rounds(server.rounds) else 0),
@@ -37,18 +39,23 @@ def contradictions(record: TrainingRecord, exp: Experiment) -> list[str]:
     found = [f"{name}: got {_cut(a)}, expected {_cut(b)}" for name, (a, b) in pairs.items() if a != b]
     if found:
         return found
-    attacked = set(exp.attack.rounds(server.rounds))
+    steps = [local_steps(n, local.batch_size, local.epochs, local.keep_last_batch) for n in record.client_sizes]
+    plan, attacked = Schedule(exp, max(steps)), set(exp.attack.rounds(server.rounds))
     for r in record.rounds:
-        rho, sigma = server.clip.norm(r.round), server.noise if r.round < server.rounds else 0.0
-        if not _close(r.clip_norm, rho, COPY_SLACK):
-            found.append(f"round {r.round}: got clip norm {r.clip_norm:g}, expected {rho:g}")
-        if not _close(r.noise_std, sigma, COPY_SLACK):
-            found.append(f"round {r.round}: got noise {r.noise_std:g}, expected {sigma:g}")
+        for name, got, expected in (
+            ("clip norm", r.clip_norm, plan.clip_norm(r.round)),
+            ("noise", r.noise_std, plan.noise_std(r.round)),
+            ("learning rate cap", r.learning_rate_cap, plan.learning_rate_cap(r.round)),
+            ("decay", r.decay, plan.decay(r.round)),
+            ("update clip", r.update_clip, plan.update_clip(r.round)),
+        ):
+            if got != expected and (got is None or expected is None or not _close(got, expected, COPY_SLACK)):
+                found.append(f"round {r.round}: got {name} {got}, expected {expected}")
         if r.attackers and r.round not in attacked:
             found.append(f"round {r.round}: got attackers, expected none: it is no attack round")
         here = {a.client for a in r.attackers}
-        if r.round in attacked and any(r.weights[c] > 0 and c not in here for c in record.attackers):
-            found.append(f"round {r.round}: an attacker that took part is not on record")
+        if r.round in attacked and here != set(record.attackers):
+            found.append(f"round {r.round}: got the attackers {_cut(here)}, expected {_cut(set(record.attackers))}")
     return found
 
 

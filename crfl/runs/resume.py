@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from crfl.config import Experiment
 from crfl.engines import EngineName
-from crfl.errors import DamagedFileError
+from crfl.errors import DamagedFileError, StoreError
 from crfl.files import digest, pack_tensors, remove_stale, unpack_tensors, write_atomic
 from crfl.models.base import Model
 from crfl.progress import bar
@@ -204,18 +204,19 @@ def _read_state(known: Manifest, here: dict[str, object] | None) -> TrainingStat
     before = known.about.get("computed with")
     if here is not None and before != here:
         warnings.warn(
-            f"{known.folder.parent}: training goes on with {here}, it began with {before}: the bits will differ from "
+            f"{known.folder.parent}: training goes on with {here}, so far it used {before}: the bits will differ from "
             "those of a run that was not interrupted",
             stacklevel=2,
         )
-    chunks = [
-        _unpack(known.read(name), known.folder / name) for name in sorted(known.digests) if name.startswith("rounds-")
-    ]
-    (params,) = (name for name in known.digests if name.startswith("params-"))
-    last = unpack_tensors(known.read(params), known.folder / params)[0]
+    parts = [name for name in sorted(known.digests) if name.startswith("rounds-")]
+    chunks = [_unpack(known.read(name), known.folder / name) for name in parts]
     try:
+        (params,) = (name for name in known.digests if name.startswith("params-"))
+        last = unpack_tensors(known.read(params), known.folder / params)[0]
         return TrainingState.from_tensors([{**chunk, **last} for chunk in chunks])
     except (KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, StoreError):
+            raise
         raise DamagedFileError(f"{known.folder}: does not hold the state of a run ({error})") from None
 
 

@@ -275,7 +275,7 @@ def test_v5_more_attackers_like_one_that_was_absent():
         assert one.cost(0.1, attackers=number) == pytest.approx(other.cost(0.1, attackers=number), rel=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_dropped_updates_cost_no_more_than_clipped_ones(seed, silent):
     """The others' weights grow when an update is dropped: by no more than p S, or 2 p S, in the model (Theorem 10)."""

@@ -137,7 +137,7 @@ def test_certain_classes_make_no_noise():
 def test_a_schedule_may_bring_long_steps_below_the_limit():
     long = make_record([make_round(1, learning_rate_cap=0.16)], learning_rates=(1.0,) * 4)
     check_coupled(long)
-    with pytest.raises(CertificateError, match="above 0.16"):
+    with pytest.raises(CertificateError, match=r"above 0\.16"):
         check_coupled(replace(long, rounds=(*long.rounds, make_round(2, learning_rate_cap=0.2))))
 
 

@@ -330,7 +330,7 @@ def test_an_unknown_round_is_no_better_than_any_known_one():
             assert benign.cost(magnitude) >= scenario.cost(magnitude) * (1 - 1e-12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_radius_is_the_edge(seed):
     rng = np.random.default_rng(seed)

@@ -129,10 +129,10 @@ def test_a_hundred_thousand_clients(how):
         "natural": {"clients": np.arange(len(x)) // each},
         "public": {"clients": clients - 100, "public": 600},
     }[how]
-    start = time.perf_counter()
+    start = time.process_time()
     data = FederatedData.from_arrays(x, y, x[:100], y[:100], **options)
     assert set(data.sizes) == {each}
-    assert time.perf_counter() - start < 5
-    start = time.perf_counter()
+    assert time.process_time() - start < 5
+    start = time.process_time()
     data.to("cpu")
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1

@@ -176,7 +176,10 @@ def test_numbers_that_are_none_are_found_wherever_they_come():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Features(map="mystery", public=60), "features.map: got 'mystery', expected one of: none, scattering"),
+        (
+            Features(map="mystery", public=60),
+            "features.map: got 'mystery', expected one of: none, scattering, scattering_yuv",
+        ),
         (Features(public=60, whiten=60), "features.whiten: got 60, expected at most 59, with 60 public samples of 144"),
         (Features(public=50), "features.public: got 50, expected 60"),
     ],

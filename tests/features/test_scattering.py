@@ -79,6 +79,14 @@ def test_shapes_orders_and_channels():
     torch.testing.assert_close(Scattering(order=1)(x[:, :1]), whole[:, :13])
 
 
+def test_colours_as_brightness_and_differences():
+    gray = images(2, 1, 16, 16)
+    found = Scattering(yuv=True)(gray.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(found[:, :49], Scattering()(gray))
+    assert float(found[:, 49:].abs().max()) < 1e-5  # no colour
+    torch.testing.assert_close(Scattering(yuv=True)(gray), Scattering()(gray))
+
+
 def test_a_sample_does_not_depend_on_its_company():
     x = images(150, 1, 16, 16)
     whole = Scattering()(x)
@@ -107,14 +115,16 @@ def test_no_layer_adds_energy(size, angles):
     assert littlewood_paley(bank, 0, first_scale=1).max() <= 1 + 1e-12
 
 
-@pytest.mark.parametrize("settings", [Scattering(), Scattering(1, 8), Scattering(3, 4), Scattering(2, 6, order=1)])
+@pytest.mark.parametrize(
+    "settings", [Scattering(), Scattering(1, 8), Scattering(3, 4), Scattering(2, 6, order=1), Scattering(yuv=True)]
+)
 def test_distances_grow_by_no_more_than_stated(settings):
     """Random pairs, and pairs made to be far apart by gradient ascent."""
     bound = settings.lipschitz(16, 16)
-    x = images(20, 1, 16, 16, dtype=torch.float64)
+    x = images(8, 3 if settings.yuv else 1, 16, 16, dtype=torch.float64)
     change = torch.randn(x.shape, generator=GENERATOR, dtype=torch.float64).requires_grad_()
     largest = 0.0
-    for _ in range(40):
+    for _ in range(20):
         ratio = (settings(x + change) - settings(x)).flatten(1).norm(dim=1) / change.flatten(1).norm(dim=1)
         largest = max(largest, float(ratio.detach().max()))
         (slope,) = torch.autograd.grad(ratio.sum(), change)

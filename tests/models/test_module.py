@@ -11,7 +11,6 @@ import crfl
 from crfl import rng
 from crfl.errors import CertificateError, DataError, StoreError
 from crfl.models.softmax import SoftmaxRegression
-from crfl.runs import record_file
 
 BASE = crfl.Experiment().override({"server.rounds": 4, "attack.round": 3, "attack.clients": 2, "attack.magnitude": 2.0})
 
@@ -19,14 +18,6 @@ BASE = crfl.Experiment().override({"server.rounds": 4, "attack.round": 3, "attac
 @pytest.fixture(scope="module")
 def data():
     return crfl.load_data(BASE)
-
-
-def linear():
-    """The linear layer at which softmax regression starts."""
-    start = SoftmaxRegression(64, 10).initial(rng.stream(0, "initial model"))
-    layer = nn.Linear(64, 10)
-    nn.utils.vector_to_parameters(start, layer.parameters())
-    return layer
 
 
 def network():
@@ -37,40 +28,56 @@ def network():
 
 
 @pytest.mark.parametrize("benign", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"local.weight_decay": 0.1, "local.keep_last_batch": True, "local.batch_size": 33},
         {"server.aggregation": "rfa", "server.participation": 0.5, "local.epochs": 2},
+        {"server.decay": 0.1, "local.schedule": "inverse", "server.update_clip": 0.1},
     ],
+    ids=lambda changes: "-".join(changes) or "plain",
 )
-def test_a_linear_module_is_softmax_regression(data, changes, benign):
+def test_a_module_that_is_linear_in_effect_is_softmax_regression(data, changes, bias, benign):
+    """What crfl differentiates with torch.func against its closed form, for the model that a linear layer is."""
     exp = BASE.override(changes)
-    module, softmax = crfl.train(exp, data, model=linear(), benign=benign), crfl.train(exp, data, benign=benign)
-    torch.testing.assert_close(module.params, softmax.params, rtol=0, atol=2e-6)
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 10, bias=bias)
+    module = crfl.train(exp, data, model=nn.Sequential(layer, nn.Identity()), benign=benign)
+    softmax = crfl.train(exp, data, model=layer, benign=benign)
+    assert (softmax.record.model, softmax.record.bias) == ("softmax regression", bias)
+    torch.testing.assert_close(module.params, softmax.params, rtol=0, atol=1e-13)
     shared = ["loss", "accuracy", "attack_success_rate", "pre_clip_norm"]
-    assert module.history[shared].to_numpy() == pytest.approx(softmax.history[shared].to_numpy(), abs=1e-5)
+    assert module.history[shared].to_numpy() == pytest.approx(softmax.history[shared].to_numpy())
     assert module.record.rounds[0].start_spectral_norm is None
-    assert module.record.model == "module Linear"
-    assert record_file.loads(record_file.dumps(module.record)) == module.record
+    assert module.record.model == "module Sequential"
+
+
+def test_a_linear_layer_is_trained_from_its_parameters(data):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 10)
+    exp = BASE.override({"server.rounds": 1, "attack.round": None, "local.learning_rate": 1e-300})
+    run = crfl.train(exp.override({"server.clip.start": 1e3}), data, model=layer)
+    assert torch.equal(run.params.float(), nn.utils.parameters_to_vector(layer.parameters()))
+    assert type(run.to_module()) is nn.Linear
 
 
 def test_one_round_of_a_network_equals_autograd(data):
     """One step of each client is the gradient of the mean loss, here by plain autograd."""
     exp = BASE.override({"server.rounds": 1, "attack.round": None, "server.clip.start": math.inf})
     exp = exp.override({"local.batch_size": 140, "data.clients": 10})
-    model = network().eval()
+    model = network().eval().double()  # of parameters that float32 holds
     run = crfl.train(exp, data, model=model)
     losses = []
     for shard in data.shards:
         rows = shard[torch.from_numpy(rng.shuffles(rng.keys(0, "batches", 1, [0]), len(shard))[0])]
-        x, y = data.features(rows), data.y[rows]
+        x, y = data.features(rows).double(), data.y[rows]
         losses.append(nn.functional.cross_entropy(model(x), y))
     sum(losses).backward()
     start = nn.utils.parameters_to_vector(model.parameters()).detach()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-    torch.testing.assert_close(run.params, start - 0.05 * gradient / 10, rtol=0, atol=1e-6)
+    torch.testing.assert_close(run.params, start - 0.05 * gradient / 10, rtol=0, atol=1e-13)
 
 
 def test_a_network_learns_and_is_left_alone(data):
@@ -88,6 +95,7 @@ def test_logits_are_those_of_the_module(data):
     model = network()
     wrapped = crfl.train(BASE.override({"server.rounds": 1, "attack.round": None}), data, model=model).model
     params = torch.randn(2, 3, wrapped.num_params, generator=torch.Generator().manual_seed(1))
+    assert wrapped.logits(params, data.test.x[:0]).shape == (2, 3, 0, 10)
     logits = wrapped.logits(params, data.test.x[:7])
     assert logits.shape == (2, 3, 7, 10)
     nn.utils.vector_to_parameters(params[1, 2], model.parameters())
@@ -128,14 +136,31 @@ class Affine(nn.Module):
         return (x - 0.3) / 0.35
 
 
-def test_modules_in_double_precision_are_trained_in_single(data):
+@pytest.mark.parametrize("engine", ["vectorised", "reference"])
+def test_frozen_parameters_stay(data, engine):
+    model = nn.Sequential(network()[0], nn.Flatten(), nn.Linear(108, 10))
+    model[0].requires_grad_(False)
+    run = crfl.train(BASE, data, model=model, engine=engine)
+    assert len(run.params) == 1090
+    trained = run.to_module()
+    for name, parameter in trained.named_parameters():
+        frozen = name.startswith("0")
+        assert torch.equal(parameter.float(), model.get_parameter(name)) == frozen
+        assert parameter.requires_grad != frozen
+    with pytest.raises(DataError, match="no parameters to train"):
+        crfl.train(BASE, data, model=model.requires_grad_(False))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_precision_of_a_module_and_of_torch_does_not_matter(data, precision):
+    exp = BASE.override({"local.precision": precision})
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
-    expected = crfl.train(BASE, data, model=model)
-    assert torch.equal(crfl.train(BASE, data, model=model.double()).params, expected.params)
+    expected = crfl.train(exp, data, model=model)
+    assert torch.equal(crfl.train(exp, data, model=model.double()).params, expected.params)
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(crfl.train(BASE, data, model=model).params, expected.params)
+        assert torch.equal(crfl.train(exp, data, model=model).params, expected.params)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -155,7 +180,7 @@ def test_a_network_in_a_run_folder(data, tmp_path):
     loaded = crfl.load_run(tmp_path, model=network())
     assert torch.equal(loaded.params, run.params)
     assert loaded.record == run.record
-    assert torch.equal(loaded.model.logits(loaded.params, data.test.x), run.model.logits(run.params, data.test.x))
+    assert (loaded.predict(data.test.x) == run.predict(data.test.x)).all()
     for wrong in (None, nn.Linear(64, 10)):
         with pytest.raises(StoreError, match="expected that of the run, 'module Sequential'"):
             crfl.load_run(tmp_path, model=wrong)
@@ -165,6 +190,6 @@ def test_votes_but_no_certificate(data):
     run = crfl.train(BASE, data, model=network())
     x = data.test.x[:20]
     votes = crfl.smooth(run.model, run.params, x, noise=1e-6, samples=5, generator=rng.stream(0, "votes"))
-    assert votes.counts.argmax(1).tolist() == run.model.logits(run.params, x).argmax(1).tolist()
+    assert votes.counts.argmax(1).tolist() == run.model.logits(run.params, x.double()).argmax(1).tolist()
     with pytest.raises(CertificateError, match="softmax regression"):
         crfl.certify(run, replace(data.test, x=x, y=data.test.y[:20]), kind="margin")

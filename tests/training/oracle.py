@@ -47,7 +47,7 @@ def train(exp, data, benign=False):
         norms.append({i: np.linalg.norm(u) for i, u in updates.items()})
         bound = exp.server.update_clip
         if bound is not None and not isinstance(bound, float):
-            factor = bound.end + (bound.start - bound.end) / (1 + t / bound.half)
+            factor = bound.end + (bound.start - bound.end) / (1 + t / bound.decay_rounds) ** 2
             bound = factor * tau * max(rates)
         if bound is not None:
             updates = {i: u * min(1.0, bound / np.linalg.norm(u)) if u.any() else u for i, u in updates.items()}

@@ -70,7 +70,7 @@ def tiny():
         {"server.noise": 0.0, "server.clip.start": math.inf},
         {"server.clip.cap": 1.25},
         {"server.update_clip": 0.1, "server.participation": 0.7},
-        {"server.update_clip": {"start": 0.5, "end": 0.01, "half": 2.0}, "attack.update": "sign_flip"},
+        {"server.update_clip": {"start": 0.5, "end": 0.01, "decay_rounds": 2.0}, "attack.update": "sign_flip"},
         {"server.decay": 0.3, "local.learning_rate": [0.1, 0.2, 0.3, 0.4, 0.5]},
         {"server.decay": 0.3, "local.schedule": "inverse", "local.schedule_offset": 1.5, "local.keep_last_batch": True},
         *({"server.aggregation": rule, "attack.scale": 20.0} for rule in AGGREGATORS),

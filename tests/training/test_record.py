@@ -117,7 +117,7 @@ def test_schedules_stand_on_record(data):
         "local.schedule": "inverse",
         "local.schedule_offset": 2.0,
         "server.decay": 0.4,
-        "server.update_clip": {"start": 0.5, "end": 0.1, "half": 2.0},
+        "server.update_clip": {"start": 0.5, "end": 0.1, "decay_rounds": 2.0},
         "attack.every": 1,
     }
     record = record_of(data, changes)
@@ -125,7 +125,7 @@ def test_schedules_stand_on_record(data):
         rate = min(0.3, 1 / (0.4 * 3 * (t + 2)))
         assert round_.learning_rate_cap == pytest.approx(1 / (0.4 * 3 * (t + 2)))
         assert round_.decay == pytest.approx(1 - (1 - rate * 0.4) ** 3)
-        assert round_.update_clip == pytest.approx((0.1 + 0.4 / (1 + t / 2)) * 3 * rate)
+        assert round_.update_clip == pytest.approx((0.1 + 0.4 / (1 + t / 2) ** 2) * 3 * rate)
         assert all(a.learning_rate == pytest.approx(rate) for a in round_.attackers)
     constant = record_of(data, {"server.update_clip": 0.2}).rounds
     assert {(r.learning_rate_cap, r.decay, r.update_clip) for r in constant} == {(math.inf, 0.0, 0.2)}

@@ -279,7 +279,9 @@ def test_the_record_reads_the_rule_itself_not_its_name(uneven, monkeypatch):
 def test_ones_own_rule_says_how_many_clients_it_needs(uneven, monkeypatch):
     monkeypatch.setitem(AGGREGATORS, "six", Rule(by_root, min_clients=lambda server: 5 + server.num_byzantine))
     exp = EXP.override({"data.clients": 7, "server.aggregation": "six", "attack.update": "nan"})
-    with pytest.raises(TrainingError, match="round 2: server.aggregation six .* needs 6 clients in every round, got 5"):
+    with pytest.raises(
+        TrainingError, match=r"round 2: server.aggregation six .* needs 6 clients in every round, got 5"
+    ):
         crfl.train(exp, uneven)
     with pytest.warns(InvalidUpdateWarning):
         assert len(crfl.train(exp.override({"attack.clients": 1}), uneven).record.rounds) == 4

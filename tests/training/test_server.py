@@ -29,7 +29,7 @@ def test_a_projection_is_the_nearest_vector_of_the_ball(values, radius):
     if length <= radius:
         assert torch.equal(found, params)
     else:
-        torch.testing.assert_close(found, params * (radius / length), rtol=1e-14, atol=0)
+        torch.testing.assert_close(found, params * (radius / length), rtol=1e-14, atol=1e-300)
         assert float(found.norm()) == pytest.approx(radius, rel=1e-14)
 
 
@@ -72,7 +72,7 @@ def test_shrinking_takes_a_share_away():
 def test_noise_is_one_draw_for_all_runs_times_their_deviation():
     params = normal(3, 20_000)
     noisy = perturb(params, torch.tensor([0.0, 0.1, 2.0], dtype=torch.float64), seed=4, round_=7)
-    first, second, third = noisy - params
+    _, second, third = noisy - params
     assert torch.equal(noisy[0], params[0])
     torch.testing.assert_close(second * 20, third, rtol=1e-10, atol=1e-12)
     draw = torch.randn(20_000, generator=rng.stream(4, "noise", 7))

@@ -56,13 +56,14 @@ class Arithmetic:
         """
         return gamma(terms, self.unit) if self.proved else np.sqrt(terms) * self.unit
 
-    def stored(self, terms: FloatArray) -> Result:
-        """Relative error of the weights to which a sum of so many terms is added.
+    def stored(self, terms: FloatArray, decays: bool) -> Result:
+        """Relative error of the weights to which a sum of so many terms is added; `decays`: they are shrunk first.
 
         Proved: as if every term were added to the weights by itself, gamma_(n+16). Modelled: the sum is added at once,
-        gamma_3, which is the worst case of that.
+        gamma_1, or gamma_3 with decay, which is the worst case of that.
         """
-        return gamma(terms + 16 if self.proved else np.full(np.shape(terms), 3.0), self.unit)
+        roundings = terms + 16 if self.proved else np.full(np.shape(terms), 3.0 if decays else 1.0)
+        return gamma(roundings, self.unit)
 
     def operations(self, count: float) -> float:
         """Relative error of so many roundings one after the other: gamma_n, a worst case in either precision."""

@@ -155,7 +155,7 @@ def _rounds(rounding: Rounding, record: TrainingRecord, silent: bool) -> list[_R
         slope, constant = rounding.round_share(round_, round_.attackers)
         stage = Stage(round_, following, round_.attackers, None, own, own, slope, constant)
         contraction = rounding.local.step_lipschitz(rounding.local.rates(round_)) ** rounding.local.steps
-        clip = round_.update_clip * (1 + rounding.projection + gamma(2 * len(round_.weights) + 16))
+        clip = round_.update_clip * (1 + rounding.projection) * (1 + rounding.aggregation(len(round_.weights)))
         lost = float(np.maximum(1 - contraction, 0.0).max(initial=0.0))
         stages.append(_Round(stage, _weights(round_), clip if silent else 2 * clip, lost))
     return stages

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crfl.certification._checks import FloatArray
+from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
 from crfl.certification.coupling.crew import Crew, dropped, learners
 from crfl.certification.coupling.rounding import Rounding, computed_norm
@@ -16,7 +16,7 @@ from crfl.record import AttackerRecord, RoundRecord
 
 @dataclass(frozen=True)
 class Expansion:
-    """D -> the largest distance after the clean round before clipping, less rounding; rises with D.
+    """D -> a bound on what a clean round makes of every distance up to D, before clipping and rounding (Proposition 9).
 
     Clients that the server may have clipped in one of the runs count by themselves: each is 2 alpha-Lipschitz, and its
     update at most S. Which ones can be depends on D.
@@ -83,8 +83,8 @@ def expansion(rounding: Rounding, round_: RoundRecord, crew: Crew, copies: int |
         found = [terms.factors(order, crew, round_)]
     else:  # each side is convex in what the attackers add, so no mixture exceeds the worst of them
         found = [terms.factors(order, (a,) * copies, round_) for a in crew]
-    first, second = (np.max([f[i] for f in found], axis=0) for i in (0, 1))
-    scaled, cap = (max(f[i] for f in found) for i in (2, 3))
+    first, second = np.max([f[0] for f in found], axis=0), np.max([f[1] for f in found], axis=0)
+    scaled, cap = max(f[2] for f in found), max(f[3] for f in found)
     cumulated = np.append(0.0, np.cumsum(terms.weights[order]))
     apart = np.append(0.0, np.cumsum(2 * (terms.weights * terms.alpha)[order]))
     clip = math.inf if round_.update_clip is None else round_.update_clip
@@ -120,9 +120,7 @@ class _Terms:
             math.inf if round_.update_clip is None else round_.update_clip,
         )
 
-    def factors(
-        self, order: FloatArray, crew: Crew, round_: RoundRecord
-    ) -> tuple[FloatArray, FloatArray, float, float]:
+    def factors(self, order: IntArray, crew: Crew, round_: RoundRecord) -> tuple[FloatArray, FloatArray, float, float]:
         """Both sides of Lambda if the first j of the clients in `order` count apart, (n + 1,) each; then `scaled`."""
         p, alpha, c, kappa = self.weights, self.alpha, self.contraction, self.decay
         total, size, averaged, averaged_size = p.sum(), p @ c, p @ alpha, p @ (alpha * np.maximum(c, 1.0))
@@ -149,7 +147,7 @@ class _Terms:
         return bool(abs(attacker.scale) * self.longest[attacker.client] * (1 + gamma(64)) > self.update_clip)
 
 
-def _unclipped_below(rounding: Rounding, round_: RoundRecord, crew: Crew) -> tuple[FloatArray, FloatArray]:
+def _unclipped_below(rounding: Rounding, round_: RoundRecord, crew: Crew) -> tuple[FloatArray, IntArray]:
     """Up to which distance of the runs at the start of the round an honest client's update is clipped in neither run.
 
     ||u|| + 2 alpha D + rounding <= S with the norm on record (Proposition 9), or S >= tau eta sqrt(2) B. Rising, with

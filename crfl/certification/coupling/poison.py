@@ -48,11 +48,12 @@ def poison(
         return copies * np.max([nothing, *each], axis=0) if copies else nothing
     clip, heard = _clip_reach(rounding, round_), tuple(a for a in learners(crew) if not dropped(round_, a))
     sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in crew)
-    total = nothing + sent * (1 + 2 * rounding.projection)
+    more = 1 + rounding.aggregation(len(round_.weights))
+    total = nothing + sent * (1 + 2 * rounding.projection) * more
     for (client, scale, ratios, flips), share in _alike(rounding, round_, heard).items():
         if share * scale != 0 and any(ratios):
             moved = _poisoned_update(rounding, round_, client, ratios, flips, magnitudes, before)
-            total += share * np.minimum(scale * moved, 2 * clip)
+            total += share * np.minimum(scale * moved, 2 * clip) * more
     return total
 
 

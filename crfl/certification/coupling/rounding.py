@@ -61,6 +61,10 @@ class Rounding:
         """Relative error of a projected vector: its norm, a quotient, a product."""
         return float(gamma(self.parameters + 8)) + self.arithmetic.operations(4)
 
+    def aggregation(self, clients: int) -> float:
+        """Relative error of the weighted sum of so many updates, summed up in any order, and of adding it to the model."""
+        return float(gamma(2 * clients + 8, self.arithmetic.unit)) + self.arithmetic.operations(6)
+
     @cached_property
     def evaluation(self) -> float:
         """By how much a round's part of Delta may fall short since it is itself computed in float64."""
@@ -81,7 +85,7 @@ class Rounding:
 
         `batch`: samples that are added to the weights; `terms`: samples of which gradients are summed at most.
         """
-        stored = self.arithmetic.stored(batch)
+        stored = self.arithmetic.stored(batch, self.local.record.weight_decay > 0)
         summed = self.arithmetic.sums(terms + 16)
         slope, constant = self.residual(features)
         length = rates * features
@@ -128,7 +132,7 @@ class Rounding:
             weights[a.client] = max(weights[a.client], count * a.weight)
             scales[a.client] = max(abs(a.scale), 1.0)
         error, length = self.clean_training(round_)
-        sums = float(gamma(2 * np.count_nonzero(weights) + 8, self.arithmetic.unit)) + operations(6)
+        sums = self.aggregation(int(np.count_nonzero(weights)))
         slope = (weights * scales) @ (error.slope + sums * length.slope) + operations(6)
         constant, reach = scales * error.constant, scales * length.constant
         if round_.update_clip is not None:

@@ -72,8 +72,10 @@ def certify_disjoint(
         _check_whole(prices)
         price = overturning_price(votes, prices, num_classes)
         tolerated = _below(price, most)
+    whatever = "" if prices is not None else ", whatever the model and its training"
     statement = (
-        f"each prediction stays the same if up to malicious_clients of the {most} clients send anything, in every round"
+        f"each prediction stays the same if up to malicious_clients of the {most} clients hold and send anything, in "
+        f"every round{whatever}"
     )
     return EnsembleCertificate(
         kind="ensemble",
@@ -185,7 +187,7 @@ def certify_random(
     bounds = random_group_bounds(counts, alpha, simultaneous=simultaneous)
     statement = (
         f"each prediction is what most of all groups of {size} of the {total} clients vote for, and stays the same if "
-        "up to malicious_clients of the clients send anything, in every round"
+        "up to malicious_clients of the clients hold and send anything, in every round, whatever the model and its training"
     )
     return EnsembleCertificate(
         kind="ensemble",

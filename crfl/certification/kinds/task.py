@@ -74,7 +74,7 @@ class Task:
         """The rows that the settings ask for; CertificateError unless the model is linear and they fit it."""
         if not hasattr(run, "record"):
             raise CertificateError(f"run: got {type(run).__name__}, expected a TrainingRun, such as crfl.train returns")
-        record, x = run.record, _features(test)
+        record, x = run.record, features_of(test)
         if not run.model.linear or any(r.start_spectral_norm is None for r in record.rounds):
             raise CertificateError(
                 f"the model is {record.model}: Lemma 1, the margin and the coupling argument hold for softmax "
@@ -86,7 +86,7 @@ class Task:
             raise CertificateError(f"model: got bias {run.model.bias}, expected {record.bias}, as on record")
         if x.ndim != 2 or x.shape[1] != record.num_features:
             raise CertificateError(f"test: got x of shape {tuple(x.shape)}, expected (m, {record.num_features})")
-        indices = _indices(run.experiment, len(x))
+        indices = certified_rows(run.experiment, len(x))
         params = run.params if device is None else run.params.to(resolve_device(device))
         return cls(run, params, x if len(indices) == len(x) else x[torch.from_numpy(indices)], indices, len(x))
 
@@ -165,7 +165,7 @@ def check_attack_round(run: Run, attack_round: object) -> bool:
     return True
 
 
-def _features(test: Any) -> Tensor:
+def features_of(test: Any) -> Tensor:
     """Features (m, d) of test samples or of the test split of data."""
     samples = getattr(test, "test", test)
     x = getattr(samples, "x", None)
@@ -178,7 +178,7 @@ def _features(test: Any) -> Tensor:
     )
 
 
-def _indices(exp: Experiment, size: int) -> IntArray:
+def certified_rows(exp: Experiment, size: int) -> IntArray:
     """The rows of the test set to certify: all, or as many as the settings say, drawn from the seed."""
     wanted = exp.smoothing.test_samples
     if wanted is None or wanted >= size:

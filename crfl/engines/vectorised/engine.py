@@ -123,6 +123,8 @@ class VectorisedEngine:
 
         With `attackers`, one for each client, on the same batches poisoned.
         """
+        if not len(clients):
+            return
         batches, first = self.orders.draw(clients, now.number)
         at_once = self._at_once(batches.shape[1], now.models)
         for members in (chunk for alike in self._trained_alike(clients) for chunk in _chunks(alike, at_once)):
