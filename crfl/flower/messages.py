@@ -6,7 +6,7 @@ import hashlib
 import json
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from torch import Tensor
 
 from crfl.config import Experiment
@@ -58,8 +58,6 @@ def read_number(reply: Message, key: str) -> int | None:
     stated = None if reply.has_error() else reply.content.get(CLIENT)
     value = stated.get(key) if isinstance(stated, ConfigRecord) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 
 
 def settings_digest(exp: Experiment) -> str:

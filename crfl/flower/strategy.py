@@ -119,10 +119,10 @@ class CRFL(Strategy):
         """
         if num_rounds not in (None, self.batch.num_rounds):
             raise SettingsError([f"num_rounds: got {num_rounds}, expected server.rounds, {self.batch.num_rounds}"])
-        arrays = messages.to_arrays(self.batch.model, self.state.params[0]) if initial_arrays is None else initial_arrays
-        return super().start(
-            grid, arrays, self.batch.num_rounds, timeout, train_config, evaluate_config, evaluate_fn
+        arrays = (
+            messages.to_arrays(self.batch.model, self.state.params[0]) if initial_arrays is None else initial_arrays
         )
+        return super().start(grid, arrays, self.batch.num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -144,7 +144,7 @@ class CRFL(Strategy):
         self._round = _Round(t, plan, global_models, aggregator)
         content = self._content(config)
         asked = [client for client in plan.participants.tolist() if client not in aggregator.dropped]
-        return [grid.create_message(content, MessageType.TRAIN, self.nodes[client], str(t)) for client in asked]
+        return [Message(content, self.nodes[client], MessageType.TRAIN, group_id=str(t)) for client in asked]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -159,9 +159,7 @@ class CRFL(Strategy):
         moved = batch.check_finite(moved, now.global_models, t)
         params = project(moved, batch.clip_norms(t))
         batch.warn_of_dropped((stats,), self.state, t)
-        self.state = record_round(
-            batch, self.state, t, now.global_models, moved, params, (stats,), self._evaluation
-        )
+        self.state = record_round(batch, self.state, t, now.global_models, moved, params, (stats,), self._evaluation)
         self._round = None
         metrics = self.state.metrics[-1]
         told = {"loss": float(metrics.loss[0]), "accuracy": float(metrics.accuracy[0]), "dropped": len(stats.dropped)}
@@ -183,7 +181,12 @@ class CRFL(Strategy):
 
         server = self.exp.server
         getLogger("flwr").log(
-            INFO, "\t%d clients, %s, noise %g, seed %d", len(self.batch.sizes), server.aggregation, server.noise, self.exp.seed
+            INFO,
+            "\t%d clients, %s, noise %g, seed %d",
+            len(self.batch.sizes),
+            server.aggregation,
+            server.noise,
+            self.exp.seed,
         )
 
     @cached_property
@@ -270,4 +273,6 @@ def _check_triggers(exp: Experiment, data: FederatedData) -> None:
         return
     for attack in exp.attack.individuals:
         if not hasattr(make_trigger(attack, data, exp.seed).trigger, "magnitude"):
-            raise DataError(f"attack.trigger: {attack.trigger!r} states no magnitude, expected one where data is declared")
+            raise DataError(
+                f"attack.trigger: {attack.trigger!r} states no magnitude, expected one where data is declared"
+            )

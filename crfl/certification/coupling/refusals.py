@@ -12,7 +12,6 @@ from crfl.certification.coupling.poison import malicious_norm
 from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
 
-
 UNKNOWN_ATTACK = (
     "the clients trained out of the server's sight and no attack is on record, so nobody knows what to certify against: "
     "name the attack in the settings (attack.*), or use kind 'clients'"
