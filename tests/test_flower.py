@@ -1,5 +1,6 @@
 """Flower is an engine: a federation of Flower's clients gives crfl's own run. Skipped without flwr."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,7 @@ def test_reference_engine_gives_the_same_bits():
 
 
 @pytest.mark.data
+@pytest.mark.skipif("CRFL_DATA_DIR" not in os.environ, reason="CRFL_DATA_DIR is not set")
 def test_flower_gives_the_run_of_crfl_on_mnist():
     exp = crfl.Experiment.named("mnist").override({"data.clients": 8, "server.rounds": 3, "attack.round": 2})
     data = crfl.load_data(exp)
