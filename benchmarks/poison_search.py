@@ -92,7 +92,8 @@ def federation(settings: dict[str, Any], rng: np.random.Generator) -> crfl.Feder
 def ascend(data: crfl.FederatedData, model: Tensor, victim: Tensor, target: int, start: Tensor) -> Tensor:
     """The image (d_in,) whose loss gradient pushes the victim's features (k,) most towards the target label."""
     phi, weights = data.feature_map, model.float().view(CLASSES, -1)
-    assert phi is not None and isinstance(phi.function, nn.Module)
+    assert phi is not None
+    assert isinstance(phi.function, nn.Module)
     scores = weights @ victim
     rival = int(torch.where(torch.arange(CLASSES) == target, -torch.inf, scores).argmax())
     image = start.clone().requires_grad_()
@@ -151,7 +152,9 @@ def main() -> None:
     found = search(options.runs, options.seed)
     print(f"{len(found)} pairs, {int((found.broken > 0).sum())} broken")
     print(f"distance / Delta: {found.ratio.quantile([0.5, 0.9, 1.0]).round(4).tolist()} (median, 0.9, largest)")
-    print(f"certified whatever the poison: {found.certified.mean():.3f}; predictions changed: {found.changed.mean():.3f}")
+    print(
+        f"certified whatever the poison: {found.certified.mean():.3f}; predictions changed: {found.changed.mean():.3f}"
+    )
     if found.broken.any():
         print(found[found.broken > 0].to_string())
         sys.exit(1)

@@ -133,6 +133,9 @@ class TrainingRecord:
     """True for the benign counterpart: attackers scaled as recorded, but their data stayed clean."""
     seed: int
     rounds: tuple[RoundRecord, ...]
+    client_reported: bool = False
+    """Whether the clients trained out of the server's sight: then their samples' norms and numbers, their smoothness,
+    local steps and learning rates, and who attacked and how, are what was told or agreed, not what was measured."""
 
     @property
     def attack_rounds(self) -> tuple[RoundRecord, ...]:

@@ -58,13 +58,13 @@ def fit_update_clip(record: TrainingRecord, client_rounds: int = 1, every_round:
         np.geomspace(0.5 * end, 8 * max(end, 1e-3 * start), GRID),
         np.geomspace(1.0, max(2.0, len(rounds.unit)), GRID),
     ]
-    found = None
+    found = np.zeros(0)
     for _ in range(PASSES):
         candidates = np.array([c for c in product(*axes) if c[0] >= c[1]])
         final = rounds.final_distance(candidates, client_rounds, every_round)
         if np.isfinite(final).any():
             found = candidates[int(np.argmin(final))]
-        elif found is None:
+        elif not len(found):
             raise CertificateError(
                 f"no schedule of update clips withstands {client_rounds} client-rounds: honest updates differ too much "
                 "between two runs; expected fewer client-rounds, a larger server.decay, or larger batches"

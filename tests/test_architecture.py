@@ -41,6 +41,7 @@ ORDER = [
     "runs",
     "training",
     "ensemble",
+    "flower",
     "sweeps",
     "reproduction",
     "report",

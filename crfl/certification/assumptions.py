@@ -38,6 +38,7 @@ def published(
             "Theorem 2 bounds the law of the models over the training noise; the class probabilities are those of the "
             "one model that was trained. The theorem is read as if both were the same.",
             *_probabilities(bounds),
+            *_told(record),
             *([] if record.attack_rounds else [NOBODY]),
         ),
         broken=() if attack is None else tuple(_published_broken(record, attack, clip_norm)),
@@ -78,10 +79,12 @@ def coupled(
         assumptions=(
             COUNTERPART,
             _attack(record, any_round) if record.attack_rounds else NOBODY,
-            f"Clean training inputs have norm at most {record.max_feature_norm:.6g} (measured), {_inside(record)}.",
+            f"Clean training inputs have norm at most {record.max_feature_norm:.6g} "
+            f"({'as agreed with the clients' if record.client_reported else 'measured'}), {_inside(record)}.",
             "The loss is convex, local training plain SGD, aggregation weights independent of the updates, and the "
             "learning rate small enough for a step not to drive two runs apart (checked on the record).",
             *_map(record),
+            *_told(record),
             ROUNDING_IN_DELTA[rounding].format(slack),
             *(_probabilities(bounds) if bounds else ()),
         ),
@@ -105,6 +108,7 @@ def clients(record: TrainingRecord, *, slack: float) -> Guarantee:
             "The loss is convex, honest local training plain SGD, aggregation weights independent of the updates "
             "(checked on the record). No client can pose as several.",
             *_map(record),
+            *_told_by_honest_clients(record),
             ROUNDING_IN_DELTA[rounding].format(slack),
         ),
         rounding=rounding,
@@ -206,6 +210,28 @@ def _map(record: TrainingRecord) -> Iterator[str]:
         yield (
             f"The feature map {record.feature_map} is fixed before training{public}: no client has a say in it. Norms "
             "and magnitudes are those of features."
+        )
+
+
+def _told(record: TrainingRecord) -> Iterator[str]:
+    """What the server had to believe of the clients."""
+    if record.client_reported:
+        yield (
+            "The clients trained out of the server's sight. Their samples' number, norm and smoothness, their local "
+            "steps and learning rates, and that the attackers on record, and nobody else, attacked as recorded and no "
+            "more, were agreed with them or told by them, not measured. The weights, and the norms of models and "
+            "updates, are the server's own."
+        )
+
+
+def _told_by_honest_clients(record: TrainingRecord) -> Iterator[str]:
+    """What the server had to believe of the clients that are not malicious."""
+    if record.client_reported:
+        yield (
+            "The clients trained out of the server's sight. Nothing that a malicious client says is relied on: the "
+            "server clipped its updates itself, and fixed its weight before training; a client that misstates its data "
+            "or does other steps than agreed counts as malicious. Of the honest clients, their samples' number, norm "
+            "and smoothness, their local steps and learning rates were agreed or told, not measured."
         )
 
 

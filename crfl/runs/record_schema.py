@@ -103,3 +103,4 @@ class RecordFile(Part):
     benign: bool
     seed: Count
     rounds: Rounds
+    client_reported: bool = False

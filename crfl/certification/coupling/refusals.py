@@ -12,6 +12,11 @@ from crfl.certification.coupling.poison import malicious_norm
 from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
 
+UNKNOWN_ATTACK = (
+    "the clients trained out of the server's sight and no attack is on record, so nobody knows what to certify against: "
+    "name the attack in the settings (attack.*), or use kind 'clients'"
+)
+
 
 def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
     """CertificateError, naming every reason, where the coupling argument does not apply to a run (section 5).
@@ -23,6 +28,8 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
     reasons = _reasons(record)
     if not _malicious_bounded(record, any_round):
         reasons.append("attackers sent malicious updates of unknown norm: set server.update_clip")
+    if record.client_reported and not record.attack_rounds:
+        reasons.append(UNKNOWN_ATTACK)
     if any_round and len(record.attack_rounds) > 1:
         reasons.append("attack_round 'any' is about one attack in an unknown round; this run was attacked in several")
     if reasons:

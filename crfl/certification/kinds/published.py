@@ -8,6 +8,7 @@ import torch
 
 from crfl.certification import assumptions
 from crfl.certification.bounds.votes import Method
+from crfl.certification.coupling.refusals import UNKNOWN_ATTACK
 from crfl.certification.kinds.task import Run, Task, Test
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius, kl_budget_from_logs, log_contraction
@@ -102,6 +103,8 @@ def certify_published(
 
 def _check(record: TrainingRecord) -> None:
     """CertificateError where the paper's theorem does not say anything."""
+    if record.client_reported and not record.attack_rounds:
+        raise CertificateError(f"kind 'published' does not hold for this run: {UNKNOWN_ATTACK}")
     if len(record.attack_rounds) > 1:
         rounds = ", ".join(str(r.round) for r in record.attack_rounds)
         raise CertificateError(f"kind 'published' knows one attack round, got {rounds}; kind 'margin' knows several")
