@@ -42,6 +42,8 @@ ORDER = [
     "training",
     "ensemble",
     "flower",
+    "tune_clip",
+    "tune",
     "sweeps",
     "reproduction",
     "report",
