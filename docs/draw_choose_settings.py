@@ -26,8 +26,8 @@ PANELS: dict[str, tuple[str, list[Any]]] = {
 
 def measure(changes: dict[str, Any]) -> tuple[float, float]:
     """Accuracy, and certified accuracy against one client-round of anything, on the digits' test set."""
-    base = crfl.Experiment.named("certified/digits").override({"server.rounds": 100, "server.evaluate_every": 1000})
-    exp = base.override({"attack.round": None, "server.decay": 3e-3, **changes})
+    base = crfl.Experiment.named("certified/digits").override({"attack.round": None, "server.rounds": 100})
+    exp = base.override({"server.decay": 3e-3, "server.evaluate_every": 1000, **changes})
     if exp.local.batch_size < 50:  # small batches allow steps of 2 / (1 / 2) at most
         exp = exp.override({"local.learning_rate": 3.5})
     data = crfl.load_data(exp)

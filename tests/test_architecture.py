@@ -41,6 +41,8 @@ ORDER = [
     "runs",
     "training",
     "ensemble",
+    "tune_clip",
+    "tune",
     "flower",
     "tune_clip",
     "tune",
