@@ -44,8 +44,6 @@ ORDER = [
     "tune_clip",
     "tune",
     "flower",
-    "tune_clip",
-    "tune",
     "sweeps",
     "reproduction",
     "report",
