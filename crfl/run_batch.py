@@ -72,6 +72,8 @@ class RunBatch:
                 raise SettingsError([f"checkpoints: got {round_!r}, expected rounds 1 to {last}"])
         for exp in dict.fromkeys(experiments):
             check_fits(exp, data)
+            if groups is None and exp.ensemble.groups is not None:
+                raise SettingsError([f"ensemble.groups: got {exp.ensemble.groups}, expected null, or train_ensemble"])
         trained = make_model(model, data.num_features, data.num_classes, experiments[0].model.bias)
         kept, own = tuple(int(t) for t in checkpoints), None if groups is None else tuple(groups)
         batch = cls(tuple(experiments), tuple(benign), data, trained, kept, own)
