@@ -11,7 +11,7 @@ help:  ## this list
 demo: $(VENV)/installed  ## train under attack, certify and plot the bundled digits
 	$(BIN)/crfl run configs/digits.yaml --out runs/demo
 
-check: lint  ## linters, types and the fast tests: about a minute
+check: lint  ## linters, types and the tests that are quick and need no real data
 	$(BIN)/python -m pytest -m "not slow and not data"
 
 test: $(VENV)/installed  ## all tests; CRFL_DATA_DIR adds those on real data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,10 @@ class ClientStats:
     attacker_norms: dict[int, float]
     """Norm of an attacker's update as it was aggregated."""
 
+    def sharing(self, before: ClientStats) -> ClientStats:
+        """The same, in the memory of the round before as far as the weights are alike: many groups have many rounds."""
+        return replace(self, weights=before.weights) if np.array_equal(self.weights, before.weights) else self
+
 
 class RoundAggregator:
     """Collects the submitted updates of one run in one round, some clients at a time.
@@ -56,20 +60,30 @@ class RoundAggregator:
         participants: IntArray,
         attackers: Collection[int],
         update_clip: float | None,
-        like: Tensor,
+        total: Tensor,
+        weights: Tensor | None = None,
     ) -> None:
-        """`members` (n,), rising: the clients of the run; `sizes` (n,): their samples; `like` (P,): an update."""
+        """`members` (n,), rising: the clients of the run; `sizes` (n,): their samples; `total` (P,): zeros, the memory of
+        a weighted sum. Memory of its own for each of many runs would be scattered, and lost between what is kept.
+
+        `weights` (n,): those of a data-independent rule if all take part, where they are known.
+        """
         self.round, self.server, self.rule, self.update_clip = round_, server, rule, update_clip
         self.members, self.clients = members, participants
-        self.sizes = torch.from_numpy(sizes[np.searchsorted(members, participants)])
+        everybody = len(members) == len(participants)
+        self.sizes = torch.from_numpy(sizes if everybody else sizes[np.searchsorted(members, participants)])
         self.dropped: dict[int, str] = {}
         self.attackers = np.array(sorted(attackers), dtype=np.int64)
         self.attacker_norms: dict[int, float] = {}
         self.update_norms = None if update_clip is None else np.zeros(len(members))
         independent = rule.data_independent
-        self.weights = rule.weights(self.sizes, server) if independent else torch.ones(len(participants)).double()
+        if not independent:
+            weights = torch.ones(len(participants), dtype=torch.float64)
+        elif weights is None or not everybody:
+            weights = rule.weights(self.sizes, server)
+        self.weights = weights
         """Of the participants, float64; 1 where the rule finds them itself."""
-        self.received = like.new_zeros(1 if independent else len(participants), len(like))
+        self.received = total[None] if independent else total.new_zeros(len(participants), len(total))
         """The weighted sum of the updates, (1, P), or all of them."""
 
     @property
@@ -100,8 +114,8 @@ class RoundAggregator:
             self.received[np.searchsorted(self.clients, clients)] = used
         if self.update_norms is not None:
             self.update_norms[np.searchsorted(self.members, clients)] = norm(updates).cpu().numpy()
-        attacking = np.isin(clients, self.attackers)
-        if attacking.any():
+        attacking = np.isin(clients, self.attackers) if len(self.attackers) else None
+        if attacking is not None and attacking.any():
             norms = norm(used[attacking]).cpu().tolist()
             self.attacker_norms.update(zip(clients[attacking].tolist(), norms, strict=True))
 
@@ -119,12 +133,16 @@ class RoundAggregator:
         The weights of those who were dropped are shared out among the others. TrainingError if nobody is left, too few
         for the rule, or if the rule returns something else than it should.
         """
-        kept = torch.from_numpy(~np.isin(self.clients, list(self.dropped)))
+        kept = torch.ones(len(self.clients), dtype=torch.bool)
+        if self.dropped:
+            kept = torch.from_numpy(~np.isin(self.clients, list(self.dropped)))
         self._check_quorum(kept)
+        if self.rule.data_independent and not self.dropped:
+            return self.received[0], self._stats(self.weights.numpy())
         weights = torch.zeros(len(kept), dtype=torch.float64)
         if self.rule.data_independent:
             weights[kept] = self.weights[kept]
-            share = 1.0 if kept.all() else float(self.weights.sum()) / float(weights.sum())
+            share = float(self.weights.sum()) / float(weights.sum())
             return self.received[0] * share, self._stats((weights * share).numpy())
         updates = self.received if kept.all() else self.received[kept]
         aggregate = self.rule.function(updates, self.sizes[kept].to(updates.device), self.server)
@@ -154,6 +172,8 @@ class RoundAggregator:
             )
 
     def _stats(self, weights: FloatArray) -> ClientStats:
+        if len(self.clients) == len(self.members):
+            return ClientStats(weights, self.dropped, self.update_norms, self.attacker_norms)
         by_member = np.zeros(len(self.members))
         by_member[np.searchsorted(self.members, self.clients)] = weights
         return ClientStats(by_member, self.dropped, self.update_norms, self.attacker_norms)

@@ -97,5 +97,7 @@ def record_round(
         accuracy=accuracy,
         attack_success_rate=attack_success_rate,
     )
+    if state.clients:
+        clients = tuple(own.sharing(before) for own, before in zip(clients, state.clients[-1], strict=True))
     kept = {**state.checkpoints, t: params} if t in batch.checkpoints else state.checkpoints
     return TrainingState(params, (*state.metrics, metrics), (*state.clients, clients), kept)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crfl.aggregation import get_rule
-from crfl.config import Experiment
+from crfl.config import Ensemble, Experiment
 from crfl.data.federated import FederatedData
 from crfl.devices import resolve_device
 from crfl.engines import EngineName
@@ -42,8 +42,6 @@ class EnsembleRun:
     """The groups' runs."""
     state: TrainingState
     """Where they ended, on the CPU."""
-    disjoint: bool
-    """Whether every client is in one group; else groups were drawn at random."""
 
     @property
     def experiment(self) -> Experiment:
@@ -77,8 +75,8 @@ class EnsembleRun:
 
     @property
     def clients_per_group(self) -> int | None:
-        """k of groups drawn at random; None if they are disjoint."""
-        return None if self.disjoint else len(self.groups[0])
+        """k of groups drawn at random; None if every client is in one group."""
+        return self.experiment.ensemble.clients_per_group
 
     def votes(self, x: npt.ArrayLike | Split, device: str | torch.device = "cpu") -> IntArray:
         """The class that each group predicts for each sample.
@@ -128,7 +126,7 @@ class EnsembleRun:
     def __repr__(self) -> str:
         sizes = sorted({len(clients) for clients in self.groups})
         clients = "-".join(map(str, sizes[:: max(1, len(sizes) - 1)]))
-        kind = "disjoint" if self.disjoint else "random"
+        kind = "disjoint" if self.clients_per_group is None else "random"
         return (
             f"EnsembleRun({self.batch.data.name}: {len(self.groups)} {kind} groups of {clients} of {self.num_clients} "
             f"clients, {self.model.name}, {self.state.round} rounds)"
@@ -138,7 +136,7 @@ class EnsembleRun:
 def train_ensemble(
     exp: Experiment,
     data: FederatedData,
-    groups: int,
+    groups: int | None = None,
     *,
     disjoint: bool = True,
     clients_per_group: int | None = None,
@@ -159,7 +157,7 @@ def train_ensemble(
     Args:
         exp: the settings.
         data: clients and test split, as from `load_data(exp)`.
-        groups: G
+        groups: G; None: ensemble.groups and clients_per_group of the settings say which groups.
         disjoint: whether every client is in one group; else each group is drawn at random, independently.
         clients_per_group: k of groups drawn at random.
         model: a torch.nn.Module that maps samples (m, d) to logits (m, C), instead of softmax regression.
@@ -186,37 +184,54 @@ def train_ensemble(
         >>> ensemble.votes(data.test).shape
         (397, 5)
     """
-    members = choose_groups(data.client_names, groups, exp.seed, disjoint, clients_per_group)
+    exp = _with_groups(exp, groups, disjoint, clients_per_group)
+    members = choose_groups(data.client_names, exp.ensemble, exp.seed)
     _check_quorum(exp, members)
     batch = RunBatch.of([exp] * len(members), data, model=model, groups=members)
     state = batch.start()
     rounds = batch.rounds(state, device, engine)
     for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007
         pass
-    return EnsembleRun(batch, state.to("cpu"), disjoint)
+    return EnsembleRun(batch, state.to("cpu"))
 
 
-def choose_groups(
-    client_names: Sequence[str], groups: int, seed: int, disjoint: bool = True, clients_per_group: int | None = None
-) -> tuple[IntArray, ...]:
-    """The numbers of each group's clients, rising, as `train_ensemble` chooses them.
+def choose_groups(client_names: Sequence[str], ensemble: Ensemble, seed: int) -> tuple[IntArray, ...]:
+    """The numbers of each group's clients, rising, as `train_ensemble` chooses them before training.
+
+    Args:
+        client_names: N different names.
+        ensemble: the settings of the groups.
+        seed: key of the dealing, or seed of the draws.
+
+    Returns:
+        G arrays.
+
+    Raises:
+        SettingsError: if there are no such groups.
 
     Example:
-        >>> [clients.tolist() for clients in choose_groups(["Ada", "Bob", "Eve", "Kim"], 2, seed=0)]
+        >>> [clients.tolist() for clients in choose_groups(["Ada", "Bob", "Eve", "Kim"], Ensemble(groups=2), seed=0)]
         [[0, 3], [1, 2]]
     """
-    if disjoint:
-        if clients_per_group is not None:
-            raise SettingsError(
-                [
-                    f"clients_per_group: got {clients_per_group}, expected None if groups are disjoint: they share out all"
-                ]
-            )
-        dealt = deal_clients(client_names, groups, seed)
-        return tuple(np.flatnonzero(dealt == g) for g in range(groups))
-    if clients_per_group is None:
+    if ensemble.groups is None:
+        raise SettingsError(["ensemble.groups: got null, expected the number of groups"])
+    if ensemble.clients_per_group is not None:
+        return tuple(draw_groups(len(client_names), ensemble.groups, ensemble.clients_per_group, seed))
+    dealt = deal_clients(client_names, ensemble.groups, seed)
+    return tuple(np.flatnonzero(dealt == g) for g in range(ensemble.groups))
+
+
+def _with_groups(exp: Experiment, groups: int | None, disjoint: bool, clients_per_group: int | None) -> Experiment:
+    """The settings with the groups that were asked for."""
+    if groups is None and disjoint and clients_per_group is None:
+        return exp
+    if disjoint and clients_per_group is not None:
+        raise SettingsError([f"clients_per_group: got {clients_per_group}, expected None unless disjoint=False"])
+    if not disjoint and clients_per_group is None:
         raise SettingsError(["clients_per_group: got None, expected the size of groups that are drawn at random"])
-    return tuple(draw_groups(len(client_names), groups, clients_per_group, seed))
+    if groups is None:
+        raise SettingsError(["groups: got None, expected a number, as clients_per_group or disjoint is given"])
+    return exp.override({"ensemble.groups": groups, "ensemble.clients_per_group": clients_per_group})
 
 
 def _check_quorum(exp: Experiment, groups: Sequence[IntArray]) -> None:

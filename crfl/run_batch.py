@@ -72,6 +72,8 @@ class RunBatch:
                 raise SettingsError([f"checkpoints: got {round_!r}, expected rounds 1 to {last}"])
         for exp in dict.fromkeys(experiments):
             check_fits(exp, data)
+            if groups is None and exp.ensemble.groups is not None:
+                raise SettingsError([f"ensemble.groups: got {exp.ensemble.groups}, expected null, or train_ensemble"])
         trained = make_model(model, data.num_features, data.num_classes, experiments[0].model.bias)
         kept, own = tuple(int(t) for t in checkpoints), None if groups is None else tuple(groups)
         batch = cls(tuple(experiments), tuple(benign), data, trained, kept, own)
@@ -147,6 +149,15 @@ class RunBatch:
         """Of each run: its clients' learning rates are at most this."""
         return tuple(schedule.learning_rate_cap(t) for schedule in self.schedules)
 
+    @cached_property
+    def full_weights(self) -> tuple[Tensor | None, ...]:
+        """The weights (n,) of each run's clients if all take part; None if the rule finds them from the updates."""
+        runs = zip(self.rules, self.experiments, self.plans, strict=True)
+        return tuple(
+            rule.weights(torch.from_numpy(self.sizes[plan.clients]), exp.server) if rule.data_independent else None
+            for rule, exp, plan in runs
+        )
+
     def noise_stds(self, t: int) -> Tensor:
         """sigma_t of each run, (S,)."""
         return self._of_runs(lambda s: s.noise_std(t))
@@ -165,7 +176,8 @@ class RunBatch:
 
     def aggregators(self, plans: Sequence[RoundPlan], t: int, like: Tensor) -> list[RoundAggregator]:
         """One a run, empty."""
-        runs = zip(self.experiments, self.rules, self.plans, plans, self.schedules, strict=True)
+        runs = zip(self.experiments, self.rules, self.plans, plans, self.schedules, self.full_weights, strict=True)
+        totals = like.new_zeros(len(plans), len(like))
         return [
             RoundAggregator(
                 round_=t,
@@ -176,9 +188,10 @@ class RunBatch:
                 participants=plan.participants,
                 attackers=plan.attackers,
                 update_clip=schedule.update_clip(t),
-                like=like,
+                total=total,
+                weights=weights,
             )
-            for exp, rule, attack, plan, schedule in runs
+            for (exp, rule, attack, plan, schedule, weights), total in zip(runs, totals, strict=True)
         ]
 
     def aggregate(self, aggregator: RoundAggregator) -> tuple[Tensor, ClientStats]:

@@ -12,6 +12,7 @@ from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.ensembles.group_prices import poisoned_record
+from crfl.config import Ensemble
 from crfl.ensemble import EnsembleRun, choose_groups
 from crfl.errors import CertificateError, DataError, SettingsError
 from crfl.run_batch import RunBatch
@@ -58,7 +59,7 @@ def seed_of_prefix(names, groups):
     """A seed under which the first clients are one group, so that they have the same numbers alone."""
     size = len(names) // groups
     for seed in range(10_000):
-        dealt = choose_groups(names, groups, seed)
+        dealt = choose_groups(names, Ensemble(groups=groups), seed)
         for number, clients in enumerate(dealt):
             if clients.tolist() == list(range(size)):
                 return seed, number
@@ -142,7 +143,7 @@ def test_whatever_clients_send_other_groups_keep_their_bits(update, model, preci
     monkeypatch.setitem(MALICIOUS, "shout", shout)
     data = federation()
     exp = settings(data, local__precision=precision)
-    groups = choose_groups(data.client_names, 4, exp.seed)
+    groups = choose_groups(data.client_names, Ensemble(groups=4), exp.seed)
     hostile = exp.override(
         {"attack.round": 1, "attack.every": 1, "attack.clients": [*groups[1].tolist(), int(groups[2][0])]}
         | {"attack.update": update, "attack.trigger": []}
@@ -167,7 +168,7 @@ def test_whatever_clients_hold_other_groups_keep_their_bits(model, schedule):
     data = federation(sizes=(3,) * CLIENTS)
     changes = {"local__batch_size": 20, "local__keep_last_batch": True, "server__decay": 0.1}
     exp = settings(data, **changes, local__schedule=schedule)
-    groups = choose_groups(data.client_names, 4, exp.seed)
+    groups = choose_groups(data.client_names, Ensemble(groups=4), exp.seed)
     bad, shards = int(groups[2][1]), list(data.shards)
     more = 50 * np.random.default_rng(1).normal(size=(90, FEATURES)).astype("f4")
     shards[bad] = torch.arange(len(data.x), len(data.x) + 90)
@@ -246,7 +247,7 @@ def shares_of(exp, data, groups):
     """Share of the groups that vote for each class, and the class of most votes."""
     batch = RunBatch.of([exp] * len(groups), data, groups=groups)
     *_, last = batch.rounds(batch.start())
-    votes = EnsembleRun(batch, last, disjoint=False).votes(data.test)
+    votes = EnsembleRun(batch, last).votes(data.test)
     shares = np.stack([(votes == c).mean(axis=1) for c in range(CLASSES)], axis=1)
     return shares, shares.argmax(axis=1)
 
@@ -460,11 +461,15 @@ def test_a_group_without_a_certificate_costs_one(steady_ensemble):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"groups": 0}, "groups: got 0, expected 1 to 12"),
-        ({"groups": 13}, "groups: got 13, expected 1 to 12"),
+        ({}, "ensemble.groups: got null, expected the number"),
+        ({"groups": 0}, "ensemble.groups: got 0, expected a whole number from 1"),
+        ({"groups": 13}, "ensemble.groups: got 13, expected 1 to the number of data.clients = 12"),
         ({"groups": 3, "clients_per_group": 2}, "clients_per_group: got 2, expected None"),
         ({"groups": 3, "disjoint": False}, "clients_per_group: got None"),
-        ({"groups": 3, "disjoint": False, "clients_per_group": 13}, "clients_per_group: got 13, expected 1 to 12"),
+        (
+            {"groups": 3, "disjoint": False, "clients_per_group": 13},
+            "clients_per_group: got 13, expected 1 to the number",
+        ),
         ({"groups": 3, "engine": "warp"}, "engine: got 'warp'"),
     ],
 )
@@ -472,6 +477,23 @@ def test_wrong_groups_are_errors(how, message):
     data = federation()
     with pytest.raises(SettingsError, match=message):
         crfl.train_ensemble(settings(data), data, **how)
+
+
+def test_groups_of_the_settings():
+    """What the settings ask for is what arguments ask for; one model of all clients cannot have them."""
+    data = federation()
+    exp = settings(data, ensemble__groups=5, ensemble__clients_per_group=3)
+    found, asked = (
+        crfl.train_ensemble(exp, data),
+        crfl.train_ensemble(settings(data), data, groups=5, disjoint=False, clients_per_group=3),
+    )
+    assert found.experiment == asked.experiment == exp
+    assert torch.equal(found.params, asked.params)
+    assert crfl.train_ensemble(exp, data, groups=2).clients_per_group is None
+    with pytest.raises(SettingsError, match=r"ensemble.groups: got 5, expected null, or train_ensemble"):
+        crfl.train(exp, data)
+    with pytest.raises(SettingsError, match=r"ensemble.clients_per_group: got 3, expected null unless ensemble.groups"):
+        settings(data, ensemble__clients_per_group=3)
 
 
 def test_a_rule_needs_enough_clients_in_every_group():

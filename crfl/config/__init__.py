@@ -20,6 +20,7 @@ from crfl.config.sections import (
     AttackerChanges,
     Clip,
     Data,
+    Ensemble,
     Features,
     Local,
     ModelSettings,
@@ -36,6 +37,7 @@ __all__ = [
     "AttackerChanges",
     "Clip",
     "Data",
+    "Ensemble",
     "Experiment",
     "Features",
     "Local",
@@ -68,6 +70,7 @@ class Experiment(Section):
     server: Server = Server()
     attack: Attack = Attack()
     smoothing: Smoothing = Smoothing()
+    ensemble: Ensemble = Ensemble()
 
     def _conflicts(self) -> Iterable[Conflict]:
         return conflicts(self)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crfl.config.problems import Conflict, cut, listed, shown
-from crfl.config.sections import Attack, Features, Local, Server, UpdateClip
+from crfl.config.sections import Attack, Ensemble, Features, Local, Server, UpdateClip
 
 if TYPE_CHECKING:
     from crfl.config import Experiment
@@ -26,11 +26,31 @@ def conflicts(e: Experiment) -> Iterator[Conflict]:
     yield from _rule(e.server, n)
     yield from _decay(e.local, e.server)
     yield from _features(e.features)
+    yield from _groups(e.ensemble, n)
     rates = e.local.learning_rate
     if isinstance(rates, tuple) and len(rates) != n:
         yield (
             ("local.learning_rate", "data.clients"),
             f"local.learning_rate: got {len(rates)} numbers, expected one, or one for each of the {n} data.clients",
+        )
+
+
+def _groups(ensemble: Ensemble, n: int) -> Iterator[Conflict]:
+    groups, size = ensemble.groups, ensemble.clients_per_group
+    if size is None and groups is not None and groups > n:
+        yield (
+            ("ensemble.groups", "data.clients"),
+            f"ensemble.groups: got {groups}, expected 1 to the number of data.clients = {n}, or null",
+        )
+    if size is not None and size > n:
+        yield (
+            ("ensemble.clients_per_group", "data.clients"),
+            f"ensemble.clients_per_group: got {size}, expected 1 to the number of data.clients = {n}, or null",
+        )
+    if size is not None and groups is None:
+        yield (
+            ("ensemble.clients_per_group", "ensemble.groups"),
+            f"ensemble.clients_per_group: got {size}, expected null unless ensemble.groups says how many",
         )
 
 

@@ -279,3 +279,13 @@ class Smoothing(Section):
     """Failure probability that each confidence bound spends."""
     test_samples: PositiveInt | None = None
     """How many test samples are certified, drawn from the seed; null means all."""
+
+
+@section
+class Ensemble(Section):
+    """Groups of clients that train a model each and vote: `crfl.train_ensemble`."""
+
+    groups: Many | None = None
+    """G; null means one model of all clients."""
+    clients_per_group: Many | None = None
+    """k: each group is drawn at random, independently of the others; null means that every client is in one group."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,9 +20,6 @@ from crfl.errors import DataError, SettingsError
 from crfl.flower import messages
 from crfl.models import Model, make_model
 
-KEPT = 128
-"""Clients of which a process keeps the data."""
-
 
 def client_app(
     exp: Experiment, load_partition: Callable[[int], FederatedData], *, model: Model | nn.Module | None = None
@@ -35,7 +31,7 @@ def client_app(
     Args:
         exp: The settings, equal to the server's; where they differ, the client sends an error instead of an update.
         load_partition: From the client's number to its data: FederatedData of this client alone, or of the whole
-            federation, of which it takes its own part.
+            federation, of which it takes its own part. Called in every round.
         model: The module that is trained, if not softmax regression.
 
     Returns:
@@ -48,10 +44,6 @@ def client_app(
     """
     app = ClientApp()
 
-    @lru_cache(maxsize=KEPT)
-    def trainer(number: int) -> LocalTrainer:
-        return LocalTrainer(exp, load_partition(number), number, model)
-
     @app.query()
     def query(message: Message, context: Context) -> Message:
         return Message(RecordDict({messages.CLIENT: _stated(context)}), reply_to=message)
@@ -59,7 +51,8 @@ def client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         stated = _stated(context)
-        update = trainer(int(context.node_config["partition-id"])).reply(message)
+        number = int(context.node_config["partition-id"])
+        update = LocalTrainer(exp, load_partition(number), number, model).reply(message)
         round_ = message.content.config_records[messages.CONFIG][messages.ROUND]
         stated[messages.ROUND] = round_
         return Message(RecordDict({messages.CLIENT: stated, **update}), reply_to=message)

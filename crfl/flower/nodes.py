@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from flwr.app import ConfigRecord, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from crfl.errors import TrainingError
@@ -30,7 +30,7 @@ def find_clients(grid: Grid, clients: int, timeout: float) -> dict[int, int]:
     while True:
         new = sorted(set(grid.get_node_ids()) - set(number_of))
         content = RecordDict({messages.CONFIG: ConfigRecord({})})
-        asked = [grid.create_message(content, MessageType.QUERY, node, "0") for node in new]
+        asked = [Message(content, node, MessageType.QUERY) for node in new]
         for reply in grid.send_and_receive(asked, timeout=max(1.0, end - time.monotonic())) if asked else ():
             number = messages.read_number(reply, messages.NUMBER)
             if number is None:

@@ -144,7 +144,7 @@ class CRFL(Strategy):
         self._round = _Round(t, plan, global_models, aggregator)
         content = self._content(config)
         asked = [client for client in plan.participants.tolist() if client not in aggregator.dropped]
-        return [grid.create_message(content, MessageType.TRAIN, self.nodes[client], str(t)) for client in asked]
+        return [Message(content, self.nodes[client], MessageType.TRAIN, group_id=str(t)) for client in asked]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

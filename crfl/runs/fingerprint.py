@@ -1,7 +1,7 @@
 """The user's own triggers, malicious updates and rules: which of them a run uses, and if they are still the same.
 
 A name must be the same in every process, wherever the function lies in its file, and another one after an edit. Of the
-ten groups of functions in tests/training/test_own.py joblib.hash refuses five (it pickles, and lambdas and closures do
+ten groups of functions in tests/runs/test_fingerprint.py joblib.hash refuses five (it pickles, and lambdas and closures do
 not pickle); cloudpickle gives five another name in another process; and both name a function of an imported module by
 its place alone, so that an edit goes unnoticed. Hence a digest of sources and of the data that they enclose.
 """

@@ -134,6 +134,7 @@ def test_rfa_never_gets_worse_than_the_mean_and_scales_with_its_points(seed, sca
 
 @pytest.mark.data
 @pytest.mark.skipif("CRFL_DATA_DIR" not in os.environ, reason="CRFL_DATA_DIR is not set")
+@pytest.mark.filterwarnings("ignore::crfl.errors.CertificateWarning")
 def test_rfa_on_mnist_weighs_the_attacker_as_little_as_the_paper_says():
     """Paper: weights 0.0009 and 0.0011 for one and four attackers, critical radii 110.3 and 22.6."""
     config = crfl.Experiment.from_yaml("configs/mnist.yaml").override(
