@@ -25,9 +25,9 @@ def fit_update_clip(record: TrainingRecord, client_rounds: int = 1, every_round:
 
     It satisfies, in every round t and for every client i with its norm on record (theory, section 11),
 
-        ||u_{i,t}|| + 2 alpha_i Delta_{t-1} <= S_t,        Delta_t = (1 - kappa_t) Delta_{t-1} + 2 p S_t * (malicious),
+        ||u_{i,t}|| + 2 alpha_i Delta_{t-1} <= S_t,        Delta_t = Lambda_t Delta_{t-1} + 2 p S_t * (malicious),
 
-    where so many client-rounds may be malicious, whichever they are; and of all such schedules (on a grid that is drawn
+    Lambda_t = 1 - kappa_t while sum_i p_i alpha_i + kappa_t <= 1; where so many client-rounds may be malicious, whichever they are; and of all such schedules (on a grid that is drawn
     closer three times) its Delta_T is the smallest. Attackers on record count as one more client-round each, since the
     rehearsal need not have seen their updates.
 
@@ -90,7 +90,11 @@ class _Rehearsal:
         self.lipschitz = [2 * local.averaging(rate) for rate in rates]
         """2 alpha_i, (N,) each."""
         self.weight = [float(max(r.weights)) for r in record.rounds]
-        self.decay = [r.decay for r in record.rounds]
+        averaged = [
+            float(np.array(r.weights) @ local.averaging(rate)) for r, rate in zip(record.rounds, rates, strict=True)
+        ]
+        self.kept = [abs(1 - r.decay - a) + a for r, a in zip(record.rounds, averaged, strict=True)]
+        """Lambda_t: 1 - kappa_t, or more where steps are too long for it."""
         self.attackers = len(record.attackers)
 
     def final_distance(self, candidates: FloatArray, count: int, every_round: bool) -> FloatArray:
@@ -101,7 +105,7 @@ class _Rehearsal:
             clip = (end + (start - end) / (1 + (t + 1) / decay_rounds) ** 2) * unit * (1 - SLACK)
             needed = (self.norms[t] + self.lipschitz[t] * distance[:, None]).max(axis=1)
             feasible &= needed <= clip
-            kept, added = (1 - self.decay[t]) * distance, 2 * self.weight[t] * clip
+            kept, added = self.kept[t] * distance, 2 * self.weight[t] * clip
             extra = count + self.attackers
             distance = kept + count * added if every_round else np.maximum(kept, extra * added)
         return np.where(feasible, distance, np.inf)
