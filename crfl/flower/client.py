@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -101,7 +100,7 @@ class LocalTrainer:
     def _plan(self, round_: int, share: tuple[int, int]) -> RoundPlan:
         attackers = {a.client: a for a in self.attack.crew} if round_ in self.attack.rounds else {}
         for client, attacker in attackers.items():
-            if math.isnan(attacker.scale):  # "replace"
+            if attacker.replaces_model:
                 attackers[client] = replace(attacker, scale=share[0] / share[1])
         return RoundPlan(np.array([self.number]), attackers, benign=False)
 
