@@ -25,7 +25,7 @@ def digest(parts: Iterable[object]) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             found.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            for block in part.split(2**14):
+            for block in torch.atleast_1d(part).split(2**14):
                 found.update(block.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
             found.update(repr(part).encode())
