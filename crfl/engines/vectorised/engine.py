@@ -20,7 +20,7 @@ from crfl.devices import to_device
 from crfl.engines.base import ClientUpdates
 from crfl.engines.vectorised.batches import BatchOrders
 from crfl.engines.vectorised.support import FeatureSupport, feature_support
-from crfl.engines.vectorised.tuning import CHUNK_BYTES, GROUP_SAMPLES, clients_at_once
+from crfl.engines.vectorised.tuning import CHUNK_BYTES, GROUP_SAMPLES, clients_at_once, threads_for
 from crfl.models import Model
 
 IntArray = npt.NDArray[np.int64]
@@ -139,7 +139,9 @@ class VectorisedEngine:
             if not now.alone and self.support is not None:
                 columns = self.support.columns[to_device(torch.from_numpy(clients[members]), now.models.device)]
             poisoners = None if attackers is None else [attackers[i] for i in members]
-            yield members, self._train(now.models, counts, places, rates, by_sample, columns, poisoners)
+            with threads_for(self._multiplications(places.shape[1] * len(members), now.models)):
+                updates = self._train(now.models, counts, places, rates, by_sample, columns, poisoners)
+            yield members, updates
 
     def _trained_alike(self, clients: IntArray) -> list[IntArray]:
         """Rows of the clients that may train together, those with the most steps first.
@@ -198,6 +200,10 @@ class VectorisedEngine:
             updates = self._train(now.models, [len(some)], places[some], rates[some], by_sample[some])
             members = np.arange(some[0] * group, (some[-1] + 1) * group)
             yield clients[members[members < len(clients)]], updates.sum(0) * float(unit)
+
+    def _multiplications(self, samples: int, models: Tensor) -> int:
+        """Of the logits of so many samples; of a module they are not known, and taken as many."""
+        return samples * models.numel() if self.model.linear else 2**62
 
     def _at_once(self, samples: int, models: Tensor) -> int:
         return clients_at_once(samples, self.data.num_features, models, self.chunk_bytes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -12,6 +15,23 @@ GROUP_SAMPLES = 128
 """Samples of the single-step clients that step as one."""
 SUPPORTED_SHARE = 0.9
 """Share of the features up to which it pays to leave out those that a client does not have."""
+
+SMALL_STEP = 2**21
+"""Multiplications of a step up to which a second thread gains nothing, and costs a lot where it has to be waited for."""
+
+
+@contextmanager
+def threads_for(multiplications: int) -> Iterator[None]:
+    """One thread, if a step has so few multiplications; else as many as there are."""
+    threads = torch.get_num_threads()
+    if threads == 1 or multiplications > SMALL_STEP:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def clients_at_once(samples: int, features: int, models: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
