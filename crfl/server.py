@@ -32,9 +32,9 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
     factor = torch.where(norms == 0, 1.0, factor.masked_fill(norms.isinf(), torch.nan))
     mantissa, exponent = torch.frexp(factor)  # a factor for an update of 1e38 is too small for float32
     half = torch.div(exponent - 1, 2, rounding_mode="floor")
-    for part in (torch.exp2(half.double()), torch.exp2((exponent - 1 - half).double()), 2 * mantissa):
-        params = params * part.to(params.dtype).unsqueeze(-1)
-    return params
+    parts = (torch.exp2(half.double()), torch.exp2((exponent - 1 - half).double()), 2 * mantissa)
+    first, second, third = (part.to(params.dtype).unsqueeze(-1) for part in parts)
+    return (params * first).mul_(second).mul_(third)
 
 
 def perturb(params: Tensor, noise_std: float | Tensor, seed: int, round_: int) -> Tensor:
