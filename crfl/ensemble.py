@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from crfl.models import Model
 from crfl.progress import bar
 from crfl.run import TrainingRun, finished_run
 from crfl.run_batch import RunBatch
+from crfl.runs.ensemble import train_groups_in
 from crfl.state import TrainingState
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ def train_ensemble(
     clients_per_group: int | None = None,
     model: Model | nn.Module | None = None,
     engine: EngineName = "vectorised",
+    resume_dir: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> EnsembleRun:
@@ -162,6 +165,7 @@ def train_ensemble(
         clients_per_group: k of groups drawn at random.
         model: a torch.nn.Module that maps samples (m, d) to logits (m, C), instead of softmax regression.
         engine: as for `train`.
+        resume_dir: a folder of its own: training starts in it, goes on where it stopped, or is found complete.
         device: where to compute, e.g. "cuda".
         progress: show a progress bar.
 
@@ -170,6 +174,7 @@ def train_ensemble(
 
     Raises:
         SettingsError, DataError: if settings, data, model and groups do not fit.
+        StoreError: if `resume_dir` holds another training.
 
     Warns:
         InvalidUpdateWarning: of clients whose updates are dropped.
@@ -188,6 +193,9 @@ def train_ensemble(
     members = choose_groups(data.client_names, exp.ensemble, exp.seed)
     _check_quorum(exp, members)
     batch = RunBatch.of([exp] * len(members), data, model=model, groups=members)
+    if resume_dir is not None:
+        state = train_groups_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
+        return EnsembleRun(batch, state.to("cpu"))
     state = batch.start()
     rounds = batch.rounds(state, device, engine)
     for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007

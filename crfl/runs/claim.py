@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from crfl.config import Experiment
@@ -28,8 +30,12 @@ def training_key(
     benign: bool = False,
     checkpoints: Sequence[int] = (),
     model: Model | nn.Module | None = None,
+    groups: Sequence[npt.NDArray[np.int64]] | None = None,
 ) -> dict[str, str]:
-    """All that training depends on, as a digest for each part; the user's own functions and model by content."""
+    """All that training depends on, as a digest for each part; the user's own functions and model by content.
+
+    `groups`: the numbers of each group's clients, of an ensemble.
+    """
     parts: dict[str, Any] = {
         "benign": benign,
         "checkpoints": sorted({str(round_) for round_ in checkpoints}),
@@ -40,6 +46,8 @@ def training_key(
     key["data"] = data.digest
     functions = fingerprint.own_functions(exp)
     key |= {f"{setting}: {name}": fingerprint.digest(function) for (setting, name), function in functions.items()}
+    if groups is not None:
+        key["ensemble"] = _digest([clients.tolist() for clients in groups])
     return key if model is None else key | {"own model": fingerprint.digest(model)}
 
 
