@@ -120,7 +120,7 @@ def tune(
 
     Example:
         >>> import crfl
-        >>> local = {"local.batch_size": 140, "local.learning_rate": 0.5, "local.schedule": "inverse"}
+        >>> local = {"local.batch_size": 140, "local.learning_rate": 0.1, "local.schedule": "inverse"}
         >>> server = {"server.decay": 0.05, "server.noise": 0.0, "server.update_clip": 1.0, "server.rounds": 20}
         >>> exp = crfl.Experiment().override({**local, **server, "server.clip.start": float("inf")})
         >>> tuning = tune(exp, crfl.load_data(exp), decays=[0.05, 0.2])
@@ -155,7 +155,7 @@ def rehearse(exp: Experiment, data: FederatedData, client_rounds: int = 1, every
 
     Example:
         >>> import crfl
-        >>> local = {"local.batch_size": 140, "local.learning_rate": 0.5, "local.schedule": "inverse"}
+        >>> local = {"local.batch_size": 140, "local.learning_rate": 0.1, "local.schedule": "inverse"}
         >>> server = {"server.decay": 0.05, "server.noise": 0.0, "server.rounds": 20}
         >>> exp = crfl.Experiment().override({**local, **server, "server.clip.start": float("inf")})
         >>> rehearse(exp, crfl.load_data(exp)).server.update_clip.end > 0
