@@ -44,6 +44,7 @@ ORDER = [
     "tune_clip",
     "tune",
     "flower",
+    "benchmark",
     "sweeps",
     "reproduction",
     "report",

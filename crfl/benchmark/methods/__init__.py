@@ -1,0 +1,1 @@
+"""Certified defences, a module for each method; each names its entries in `ENTRIES`."""
