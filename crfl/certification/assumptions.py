@@ -189,9 +189,11 @@ def _attack(record: TrainingRecord, any_round: bool) -> str:
     who = {a.client for r in record.attack_rounds for a in r.attackers}
     poisoners, flipping = _poisoners(record)
     labels = "labels stay" if not flipping else f"{flipping} of {poisoners} may change labels in any way"
+    one = len(who) == 1
     return (
-        f"{len(who)} attackers with the weights, scale, steps and poison ratios on record attack {when}; they change "
-        f"at most their poisoned samples, by triggers up to the certified magnitude; {labels}."
+        f"{_count(len(who), 'attacker')} with the weight, scale, steps and poison ratios on record "
+        f"{'attacks' if one else 'attack'} {when}; {'it changes' if one else 'they change'} at most "
+        f"{'its' if one else 'their'} poisoned samples, by triggers up to the certified magnitude; {labels}."
     )
 
 

@@ -20,9 +20,9 @@ from crfl.attack.triggers import backdoored
 from crfl.certification.certify import certify
 from crfl.cli.output import in_options, show
 from crfl.errors import CertificateError, CertificateWarning
-from crfl.report import SavedCertificate
 from crfl.report.run import COUNTS, RADII
-from crfl.runs.certificates import load_certificates, save_certificate
+from crfl.report.saved import read_certificates
+from crfl.runs.certificates import save_certificate
 
 if TYPE_CHECKING:
     from crfl.certification.certificate import Certificate
@@ -106,9 +106,3 @@ def draw(folder: Path, run: TrainingRun) -> list[Path]:
         drawn[f"{title}-certified-accuracy"] = accuracy
         drawn[f"{title}-certified-rate"] = plots.certified_rate(mine)
     return [files.save_plot(folder, name, ax) for name, ax in drawn.items()]
-
-
-def read_certificates(folder: Path) -> list[SavedCertificate]:
-    """The certificates saved with a run. DamagedFileError if one of them is not what was written."""
-    saved = load_certificates(folder)
-    return [SavedCertificate.from_files(name, frame, about) for name, (frame, about) in saved.items()]

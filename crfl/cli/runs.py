@@ -139,9 +139,8 @@ def report(folder: Path) -> None:
     from datetime import datetime
 
     from crfl import files
-    from crfl.cli.certificates import read_certificates
     from crfl.data.load import load_data
-    from crfl.report import run_report
+    from crfl.report import read_certificates, run_report
     from crfl.runs.claim import check_data
     from crfl.runs.folder import load_run
 

@@ -161,8 +161,7 @@ class FederatedData:
         """
         from crfl.data.mapped import map_features  # here, because it needs this class
 
-        parted = own.joined(x, y) if shards is None else None
-        x, y, shards = (x, y, shards) if parted is None else parted
+        x, y, shards = (own.joined(x, y) if shards is None else None) or (x, y, shards)
         inputs, shape = arrays.samples(x, "x")
         held_out, test_shape = arrays.samples(x_test, "x_test")
         shape = own.common_shape(inputs, shape, held_out, test_shape, input_shape)
@@ -175,7 +174,7 @@ class FederatedData:
             inputs,
             labels,
             dealt.shards,
-            Split(held_out.float() * factor if factor != 1.0 else held_out.float(), test_labels),
+            Split(held_out.float() * factor, test_labels),
             arrays.number_of_classes(labels, test_labels) if num_classes is None else num_classes,
             factor,
             tuple(client_names) or dealt.names,
@@ -212,8 +211,8 @@ class FederatedData:
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> FederatedData:
         """`from_arrays` of an NPZ file with x, y, x_test, y_test, perhaps clients; `from_frame` of CSV or Parquet."""
-        read = sources.from_file(Path(path))
-        return cls.from_arrays(**read | options) if isinstance(read, dict) else cls.from_frame(read, **options)
+        found = sources.from_file(Path(path))
+        return cls.from_arrays(**found | options) if isinstance(found, dict) else cls.from_frame(found, **options)
 
     def label_counts(self) -> DataFrame:
         """How many training samples of which label every client has: a row a client, a column a class."""
@@ -281,10 +280,7 @@ class FederatedData:
         return inputs if self.feature_map is None else self.feature_map(inputs)
 
     def to(self, device: str | torch.device) -> FederatedData:
-        """The same data with its tensors on `device`; the shards' row numbers stay on the CPU.
-
-        SettingsError if PyTorch cannot use the device.
-        """
+        """The same data on `device`, the shards' row numbers on the CPU. SettingsError if PyTorch cannot use it."""
         device, same = resolve_device(device), object.__new__(type(self))  # it was checked already
         moved = {name: getattr(self, name) for name in ("x", "y", "test", "feature_map", "origin")}
         vars(same).update(vars(self) | {k: None if v is None else v.to(device) for k, v in moved.items()})
