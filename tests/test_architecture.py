@@ -66,6 +66,7 @@ FORMULAS = [
     "ensembles.plurality",
     "ensembles.prices",
     "ensembles.random_groups",
+    "ensembles.run_off",
 ]
 
 

@@ -133,7 +133,9 @@ def _checked(logits: npt.ArrayLike) -> FloatArray:
     found = np.asarray(logits)
     found = found if np.issubdtype(found.dtype, np.floating) else found.astype(np.float64)
     if found.ndim != 3 or found.shape[1] < 1 or found.shape[2] < 2:
-        raise CertificateError(f"logits: got shape {found.shape}, expected (samples, models, classes), 2 or more classes")
+        raise CertificateError(
+            f"logits: got shape {found.shape}, expected (samples, models, classes), 2 or more classes"
+        )
     if np.isnan(found).any():
         raise CertificateError("logits: got NaN, expected numbers")
     return found

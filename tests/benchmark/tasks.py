@@ -1,0 +1,34 @@
+"""A small federation on which rival methods are tried."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import crfl
+from crfl.benchmark.entry import Task
+
+
+def small_task(seed=0, samples=600, features=6, classes=3, clients=4, spread=0.15):
+    """Clusters in the unit cube, one a class."""
+    random = np.random.default_rng(seed)
+    centres = random.random((classes, features))
+    labels = [random.integers(0, classes, n) for n in (samples, 80)]
+    inputs = [np.clip(centres[y] + spread * random.normal(size=(len(y), features)), 0, 1).astype("f4") for y in labels]
+    data = crfl.FederatedData.from_arrays(
+        inputs[0], labels[0], inputs[1], labels[1], clients=clients, domain=(0, 1), num_classes=classes
+    )
+    return Task("clusters", data, seed)
+
+
+def replaced(data, rows, seed=0):
+    """The data after the samples in these rows became corners of the cube with random labels."""
+    random = np.random.default_rng(seed)
+    x, y = data.x.clone(), data.y.clone()
+    x[rows] = torch.from_numpy(random.integers(0, 2, (len(rows), data.num_features)).astype("f4"))
+    y[rows] = torch.from_numpy(random.integers(0, data.num_classes, len(rows)))
+    return replace(data, x=x, y=y)
+
+
+def accuracy(prediction, task):
+    return float(np.mean(prediction == task.data.test.y.numpy()))
