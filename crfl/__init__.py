@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from crfl.config import Experiment
     from crfl.data.federated import FederatedData, Split
     from crfl.data.load import load_data
-    from crfl.ensemble import EnsembleRun, train_ensemble
+    from crfl.ensemble import train_ensemble
+    from crfl.ensemble_run import EnsembleRun
     from crfl.run import TrainingRun
     from crfl.runs.folder import load_run, save_run
     from crfl.training import train, train_many, train_pair
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Certificate": "crfl.certification.certificate",
-    "EnsembleRun": "crfl.ensemble",
+    "EnsembleRun": "crfl.ensemble_run",
     "Experiment": "crfl.config",
     "FederatedData": "crfl.data.federated",
     "Split": "crfl.data.federated",

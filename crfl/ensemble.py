@@ -3,136 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crfl.aggregation import get_rule
-from crfl.config import Ensemble, Experiment
+from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.devices import resolve_device
 from crfl.engines import EngineName
-from crfl.errors import DataError, SettingsError
-from crfl.groups import deal_clients, draw_groups
+from crfl.ensemble_run import EnsembleRun, choose_groups
+from crfl.errors import SettingsError
 from crfl.models import Model
 from crfl.progress import bar
-from crfl.run import TrainingRun, finished_run
 from crfl.run_batch import RunBatch
-from crfl.runs.ensemble import train_groups_in
-from crfl.state import TrainingState
-
-if TYPE_CHECKING:
-    from crfl.data.federated import Split
-    from crfl.record import TrainingRecord
+from crfl.runs.resume import train_groups_in
 
 IntArray = npt.NDArray[np.int64]
-
-BLOCK_SAMPLES, BLOCK_ROWS = 1024, 2048
-"""Samples, and models times classes, that are judged at a time."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class EnsembleRun:
-    """Trained models of all groups, and how they came about."""
-
-    batch: RunBatch
-    """The groups' runs."""
-    state: TrainingState
-    """Where they ended, on the CPU."""
-
-    @property
-    def experiment(self) -> Experiment:
-        """The settings, of all groups."""
-        return self.batch.experiments[0]
-
-    @property
-    def model(self) -> Model:
-        """What every group trained."""
-        return self.batch.model
-
-    @property
-    def params(self) -> Tensor:
-        """(G, P): the final model of each group."""
-        return self.state.params
-
-    @property
-    def groups(self) -> tuple[IntArray, ...]:
-        """The numbers of each group's clients, rising."""
-        return self.batch.groups or ()
-
-    @property
-    def num_clients(self) -> int:
-        """N"""
-        return len(self.batch.data.shards)
-
-    @property
-    def num_classes(self) -> int:
-        """C"""
-        return self.model.num_classes
-
-    @property
-    def clients_per_group(self) -> int | None:
-        """k of groups drawn at random; None if every client is in one group."""
-        return self.experiment.ensemble.clients_per_group
-
-    def votes(self, x: npt.ArrayLike | Split, device: str | torch.device = "cpu") -> IntArray:
-        """The class that each group predicts for each sample.
-
-        Args:
-            x: features (m, d), or samples that have them, such as `data.test`.
-            device: where to compute.
-
-        Returns:
-            Classes (m, G).
-
-        Raises:
-            DataError: `x` has another number of features.
-        """
-        features = torch.as_tensor(getattr(x, "x", x))
-        if features.ndim != 2 or features.shape[1] != self.model.num_features:
-            raise DataError(f"x: got shape {tuple(features.shape)}, expected (m, {self.model.num_features})")
-        models = self.params.to(resolve_device(device)).split(max(1, self.model.models_per_block(BLOCK_ROWS)))
-        found = np.empty((len(features), len(self.params)), dtype=np.int64)
-        for start in range(0, len(features), BLOCK_SAMPLES):
-            block = features[start : start + BLOCK_SAMPLES].to(models[0])
-            logits = (self.model.class_logits(some, block) for some in models)
-            found[start : start + len(block)] = torch.cat([some.max(1).indices for some in logits]).T.cpu().numpy()
-        return found
-
-    def predict(self, x: npt.ArrayLike | Split) -> IntArray:
-        """The class (m,) that most groups vote for; of classes that tie, the smallest. `x` as for `votes`."""
-        votes = self.votes(x)
-        counts = np.zeros((len(votes), self.num_classes), dtype=np.int64)
-        np.add.at(counts, (np.arange(len(votes))[:, None], votes), 1)
-        return counts.argmax(axis=1)
-
-    def score(self, split: Split) -> float:
-        """Accuracy of the vote on labelled samples such as `data.test`."""
-        return float(np.mean(self.predict(split) == split.y.cpu().numpy()))
-
-    def group_run(self, group: int) -> TrainingRun:
-        """The run of one group, as if it had been trained alone. Its record numbers the group's own clients from 0."""
-        if not 0 <= group < len(self.groups):
-            raise DataError(f"group: got {group}, expected 0 to {len(self.groups) - 1}")
-        return finished_run(self.batch, group, self.state)
-
-    def record(self, group: int) -> TrainingRecord:
-        """What happened in the training of one group. It is made when it is asked for."""
-        return self.group_run(group).record
-
-    def __repr__(self) -> str:
-        sizes = sorted({len(clients) for clients in self.groups})
-        clients = "-".join(map(str, sizes[:: max(1, len(sizes) - 1)]))
-        kind = "disjoint" if self.clients_per_group is None else "random"
-        return (
-            f"EnsembleRun({self.batch.data.name}: {len(self.groups)} {kind} groups of {clients} of {self.num_clients} "
-            f"clients, {self.model.name}, {self.state.round} rounds)"
-        )
 
 
 def train_ensemble(
@@ -165,7 +54,7 @@ def train_ensemble(
         clients_per_group: k of groups drawn at random.
         model: a torch.nn.Module that maps samples (m, d) to logits (m, C), instead of softmax regression.
         engine: as for `train`.
-        resume_dir: a folder of its own: training starts in it, goes on where it stopped, or is found complete.
+        resume_dir: a run folder: training starts in it, goes on where it stopped, or loads what is complete.
         device: where to compute, e.g. "cuda".
         progress: show a progress bar.
 
@@ -194,39 +83,12 @@ def train_ensemble(
     _check_quorum(exp, members)
     batch = RunBatch.of([exp] * len(members), data, model=model, groups=members)
     if resume_dir is not None:
-        state = train_groups_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
-        return EnsembleRun(batch, state.to("cpu"))
+        return train_groups_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
     state = batch.start()
     rounds = batch.rounds(state, device, engine)
     for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007
         pass
-    return EnsembleRun(batch, state.to("cpu"))
-
-
-def choose_groups(client_names: Sequence[str], ensemble: Ensemble, seed: int) -> tuple[IntArray, ...]:
-    """The numbers of each group's clients, rising, as `train_ensemble` chooses them before training.
-
-    Args:
-        client_names: N different names.
-        ensemble: the settings of the groups.
-        seed: key of the dealing, or seed of the draws.
-
-    Returns:
-        G arrays.
-
-    Raises:
-        SettingsError: if there are no such groups.
-
-    Example:
-        >>> [clients.tolist() for clients in choose_groups(["Ada", "Bob", "Eve", "Kim"], Ensemble(groups=2), seed=0)]
-        [[0, 3], [1, 2]]
-    """
-    if ensemble.groups is None:
-        raise SettingsError(["ensemble.groups: got null, expected the number of groups"])
-    if ensemble.clients_per_group is not None:
-        return tuple(draw_groups(len(client_names), ensemble.groups, ensemble.clients_per_group, seed))
-    dealt = deal_clients(client_names, ensemble.groups, seed)
-    return tuple(np.flatnonzero(dealt == g) for g in range(ensemble.groups))
+    return batch.finish_ensemble(state)
 
 
 def _with_groups(exp: Experiment, groups: int | None, disjoint: bool, clients_per_group: int | None) -> Experiment:

@@ -111,14 +111,30 @@ class TrainingRun:
 
 def finished_run(batch: RunBatch, i: int, state: TrainingState) -> TrainingRun:
     """Run i of a batch that ends in `state`, on the CPU."""
+    record = _record(batch, i, state)
     return TrainingRun(
         experiment=batch.experiments[i],
         model=batch.model,
         params=state.params[i].cpu(),
-        record=_record(batch, i, state),
-        columns=_columns(batch, i, state),
+        record=record,
+        columns=_columns(batch, i, state) if batch.groups is None else group_columns(record),
         checkpoints={t: params[i].cpu().clone() for t, params in state.checkpoints.items()},
     )
+
+
+def group_columns(record: TrainingRecord) -> Columns:
+    """The history's columns of a group of an ensemble, which is not measured on the test set: norms alone, else NaN."""
+    unknown = np.full(len(record.rounds), np.nan)
+    spectral = [np.nan if r.start_spectral_norm is None else r.start_spectral_norm for r in record.rounds]
+    return {
+        "round": np.array([r.round for r in record.rounds]),
+        **dict.fromkeys(HISTORY[:3], unknown),
+        "start_norm": np.array([r.start_norm for r in record.rounds]),
+        "start_spectral_norm": np.array(spectral),
+        "pre_clip_norm": np.array([r.pre_clip_norm for r in record.rounds]),
+        "clip_norm": np.array([r.clip_norm for r in record.rounds]),
+        "noise_std": np.array([r.noise_std for r in record.rounds]),
+    }
 
 
 def _columns(batch: RunBatch, i: int, state: TrainingState) -> Columns:

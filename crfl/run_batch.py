@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 
 import numpy as np
@@ -25,6 +25,7 @@ from crfl.data.load import check_fits
 from crfl.devices import resolve_device
 from crfl.engines import EngineName, make_engine
 from crfl.engines.base import local_steps
+from crfl.ensemble_run import EnsembleRun
 from crfl.errors import InvalidUpdateWarning, SettingsError, TrainingError
 from crfl.evaluation import Evaluation
 from crfl.models import Model, make_model
@@ -98,6 +99,19 @@ class RunBatch:
     def finish(self, state: TrainingState) -> list[TrainingRun]:
         """The runs that end in `state`, on the CPU."""
         return [finished_run(self, i, state) for i in range(len(self.experiments))]
+
+    def finish_ensemble(self, state: TrainingState) -> EnsembleRun:
+        """The groups that end in `state`, on the CPU."""
+        assert self.groups is not None
+        state = state.to("cpu")
+        return EnsembleRun(
+            experiment=self.experiments[0],
+            model=self.model,
+            params=state.params,
+            groups=self.groups,
+            client_names=self.data.client_names,
+            make_group_run=partial(finished_run, self, state=state),
+        )
 
     @property
     def seed(self) -> int:

@@ -31,6 +31,7 @@ ORDER = [
     "record",
     "state",
     "run",
+    "ensemble_run",
     "evaluation",
     "engines",
     "algorithm",

@@ -13,7 +13,7 @@ from crfl.attack.malicious import MALICIOUS
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.ensembles.group_prices import poisoned_record
 from crfl.config import Ensemble
-from crfl.ensemble import EnsembleRun, choose_groups
+from crfl.ensemble_run import choose_groups
 from crfl.errors import CertificateError, DataError, SettingsError, StoreError
 from crfl.run_batch import RunBatch
 from tests.interrupted import interrupted, interrupting
@@ -248,7 +248,7 @@ def shares_of(exp, data, groups):
     """Share of the groups that vote for each class, and the class of most votes."""
     batch = RunBatch.of([exp] * len(groups), data, groups=groups)
     *_, last = batch.rounds(batch.start())
-    votes = EnsembleRun(batch, last).votes(data.test)
+    votes = batch.finish_ensemble(last).votes(data.test)
     shares = np.stack([(votes == c).mean(axis=1) for c in range(CLASSES)], axis=1)
     return shares, shares.argmax(axis=1)
 

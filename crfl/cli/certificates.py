@@ -19,8 +19,11 @@ from crfl import files, plots
 from crfl.attack.triggers import backdoored
 from crfl.certification.certify import certify
 from crfl.cli.output import in_options, show
+from crfl.ensemble_run import EnsembleRun
 from crfl.errors import CertificateError, CertificateWarning
-from crfl.report.run import COUNTS, RADII
+from crfl.ensemble_run import EnsembleRun
+from crfl.errors import CertificateError, CertificateWarning
+from crfl.report.run import COUNTS, RADII, SAMPLES
 from crfl.report.saved import read_certificates
 from crfl.runs.certificates import save_certificate
 
@@ -29,13 +32,18 @@ if TYPE_CHECKING:
     from crfl.data.federated import FederatedData, Split
     from crfl.run import TrainingRun
 
-SHOWN = {"radius": ("r", RADII), "malicious_clients": ("m", COUNTS)}
-"""By the kind of strength: its symbol, and which radii or numbers of clients the table shows."""
+SHOWN = {"radius": ("r", RADII), "malicious_clients": ("m", COUNTS), "poisoned_samples": ("q", SAMPLES)}
+"""By the kind of strength: its symbol, and which radii, numbers of clients or of samples the table shows."""
 ENDLESS = "critical r, the largest certified radius, is inf: some predictions stand whatever the poisoned samples hold"
 
 
 def certify_run(
-    folder: Path, run: TrainingRun, data: FederatedData, wanted: dict[str, dict[str, Any]], device: str, as_json: bool
+    folder: Path,
+    run: TrainingRun | EnsembleRun,
+    data: FederatedData,
+    wanted: dict[str, dict[str, Any]],
+    device: str,
+    as_json: bool,
 ) -> None:
     """Certificates, by name, of the clean and the backdoored test set: files, plots and a table.
 
@@ -58,12 +66,27 @@ def certify_run(
         notes += [f"{name}: {in_options(warning)}" for warning in certificates["clean"].warnings]
         notes += [ENDLESS] if any(math.isinf(c.critical) for c in certificates.values()) else []
     draw(folder, run)
-    history = run.history
-    facts: dict[str, Any] = {"accuracy": float(history["accuracy"].iloc[-1])}
-    if attacked:
-        facts["attack_success_rate"] = float(history["attack_success_rate"].iloc[-1])
-        facts["highest_attack_success_rate_over_the_rounds"] = float(run.attack_success["attack_success_rate"].max())
+    facts = _vote_facts(run, splits) if isinstance(run, EnsembleRun) else _facts(run)
     show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(dict.fromkeys(notes)), **facts)
+
+
+def _facts(run: TrainingRun) -> dict[str, Any]:
+    """Accuracy and attack success of a run's model."""
+    facts: dict[str, Any] = {"accuracy": float(run.history["accuracy"].iloc[-1])}
+    if run.experiment.attack.active:
+        facts["attack_success_rate"] = float(run.history["attack_success_rate"].iloc[-1])
+        facts["highest_attack_success_rate_over_the_rounds"] = float(run.attack_success["attack_success_rate"].max())
+    return facts
+
+
+def _vote_facts(run: EnsembleRun, splits: dict[str, Split]) -> dict[str, Any]:
+    """Accuracy and attack success of an ensemble's vote."""
+    facts: dict[str, Any] = {"accuracy": run.score(splits["clean"])}
+    facts["accuracy_of_one_group"] = float(run.group_scores(splits["clean"]).mean())
+    if "backdoored" in splits:
+        split, target = splits["backdoored"], run.experiment.attack.target
+        facts["attack_success_rate"] = float((run.predict(split) == target)[split.y.numpy() != target].mean())
+    return facts
 
 
 @contextmanager
@@ -74,7 +97,9 @@ def quiet_certificates() -> Iterator[None]:
         yield
 
 
-def _certify(run: TrainingRun, splits: dict[str, Split], device: str, chosen: dict[str, Any]) -> dict[str, Certificate]:
+def _certify(
+    run: TrainingRun | EnsembleRun, splits: dict[str, Split], device: str, chosen: dict[str, Any]
+) -> dict[str, Certificate]:
     """A certificate of each test set."""
     with quiet_certificates():
         return {which: certify(run, split, device=device, progress=True, **chosen) for which, split in splits.items()}
@@ -96,9 +121,11 @@ def _table(name: str, certificates: dict[str, Certificate], splits: dict[str, Sp
     return pd.DataFrame(rows)
 
 
-def draw(folder: Path, run: TrainingRun) -> list[Path]:
-    """Every plot of a run folder, from its history and its certificates."""
-    drawn = {"training": plots.training(run.history, [r.round for r in run.record.attack_rounds])}
+def draw(folder: Path, run: TrainingRun | EnsembleRun) -> list[Path]:
+    """Every plot of a run folder, from its history, which an ensemble has not, and its certificates."""
+    drawn = {}
+    if not isinstance(run, EnsembleRun):
+        drawn["training"] = plots.training(run.history, [r.round for r in run.record.attack_rounds])
     found = read_certificates(folder)
     for title in dict.fromkeys(c.title for c in found):
         mine = {f"{c.split} test set": c for c in reversed(found) if c.title == title}

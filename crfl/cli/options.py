@@ -10,6 +10,7 @@ import click
 from crfl.cli.plugins import load_plugin
 
 KINDS = ("margin", "published", "smoothing", "clients")
+PRICES = ("clients", "poison")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
 """Those of `crfl.certify` for one model, here because help does not wait for it (a test holds them equal)."""
 SAMPLED = ("published", "smoothing")
@@ -94,6 +95,14 @@ plugin = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 kind = click.option("--kind", type=click.Choice(KINDS), default="margin", show_default=True, help="Which certificate.")
+own_kind = click.option(
+    "--kind",
+    type=click.Choice([*KINDS, "ensemble"]),
+    help="Which certificate  [default: margin; of an ensemble, its own]",
+)
+prices = click.option(
+    "--prices", type=click.Choice(PRICES), help="What a group's vote costs by its own certificate (ensemble)."
+)
 bounds = click.option(
     "--bounds",
     type=click.Choice(BOUNDS),
@@ -111,11 +120,13 @@ config = click.argument("config", callback=_find)
 folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 
 
-def check_options(kind: str, bounds: str | None, attack_round: str) -> dict[str, Any]:
+def check_options(kind: str, bounds: str | None, attack_round: str, prices: str | None = None) -> dict[str, Any]:
     """The options of `crfl.certify`; UsageError if one is not of this kind."""
     if bounds is not None and kind not in SAMPLED:
         raise click.UsageError(f"--bounds is for --kind {' and '.join(SAMPLED)}; {kind} needs no probabilities")
     if attack_round == "any" and kind not in ANY_ROUND:
         raise click.UsageError(f"--attack-round any is for --kind {' and '.join(ANY_ROUND)}, not for {kind}")
-    given = {"kind": kind, "bounds": bounds, "attack_round": "any" if attack_round == "any" else None}
+    if prices is not None and kind != "ensemble":
+        raise click.UsageError(f"--prices is for --kind ensemble, not for {kind}")
+    given = {"kind": kind, "bounds": bounds, "attack_round": "any" if attack_round == "any" else None, "prices": prices}
     return {name: value for name, value in given.items() if value is not None}

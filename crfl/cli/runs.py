@@ -1,4 +1,4 @@
-"""crfl run, certify, plot, report: one run and its folder."""
+"""crfl run, certify, plot, report: one run, or an ensemble, and its folder."""
 
 from __future__ import annotations
 
@@ -31,31 +31,43 @@ def run(
     """Train under attack, certify and plot.
 
     CONFIG is a YAML file, or the name of settings that ship with crfl: digits, mnist, emnist, loan, loan-sample.
+    With ensemble.groups it trains a model for each group of clients, and certifies their vote.
 
     \b
     crfl run digits
     crfl run mnist --set attack.scale=50 --set server.noise=0.02 --out runs/strong
     crfl run my.yaml --plugin my_attacks.py
+    crfl run certified/mnist-ensemble --set ensemble.groups=400
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
     from crfl.cli.certificates import certify_run
     from crfl.config import Experiment
     from crfl.data.load import load_data
+    from crfl.ensemble import train_ensemble
     from crfl.training import train
 
     exp = Experiment.from_yaml(config).override(changes)
     name = f"{config.stem}-{hashlib.blake2b(exp.to_yaml().encode(), digest_size=4).hexdigest()}"
     folder = out or Path("runs") / name
+    ensemble = exp.ensemble.groups is not None
+    if ensemble and checkpoints:
+        raise click.UsageError("--checkpoint is for one model, not for an ensemble")
     data = load_data(exp)
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
     try:
-        result = train(exp, data, resume_dir=folder, checkpoints=checkpoints, device=device, progress=True)
+        result = (
+            train_ensemble(exp, data, resume_dir=folder, device=device, progress=True)
+            if ensemble
+            else train(exp, data, resume_dir=folder, checkpoints=checkpoints, device=device, progress=True)
+        )
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
-    wanted: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in ("margin", "published")}
+    clipped = ("clients",) if exp.server.update_clip is not None else ()
+    kinds = ("ensemble",) if ensemble else ("margin", "published", *clipped)
+    wanted: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in kinds}
     certify_run(folder, result, data, wanted, device, as_json)
     if not as_json:
         click.echo(f"everything is in {folder}")
@@ -63,18 +75,20 @@ def run(
 
 @click.command()
 @options.folder
-@options.kind
+@options.own_kind
 @options.bounds
 @options.attack_round
+@options.prices
 @options.changes
 @options.plugin
 @options.device
 @options.as_json
 def certify(
     folder: Path,
-    kind: str,
+    kind: str | None,
     bounds: str | None,
     attack_round: str,
+    prices: str | None,
     changes: dict[str, Any],
     device: str,
     as_json: bool,
@@ -85,22 +99,25 @@ def certify(
     crfl certify runs/demo
     crfl certify runs/demo --attack-round any
     crfl certify runs/demo --kind published --bounds exact --set smoothing.noise=0.02
+    crfl certify runs/ensemble --prices clients
 
     Each certificate is saved under a name that says how it was made, such as published-exact-noise-0.02.
     """
     from crfl.cli.certificates import certify_run
     from crfl.data.load import load_data
+    from crfl.ensemble_run import EnsembleRun
     from crfl.errors import SettingsError
     from crfl.runs.claim import check_data
     from crfl.runs.folder import load_run
 
-    chosen = options.check_options(kind, bounds, attack_round)
     wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
     if wrong:
         raise SettingsError(
             [f"{key}: certifying cannot change it; it is part of the training" for key in wrong], "--set"
         )
     result = load_run(folder)
+    own_kind = "ensemble" if isinstance(result, EnsembleRun) else "margin"
+    chosen = options.check_options(kind or own_kind, bounds, attack_round, prices)
     own = result.experiment.smoothing.to_dict()
     result = replace(result, experiment=result.experiment.override(changes))
     data = load_data(result.experiment)
@@ -122,9 +139,11 @@ def plot(folder: Path) -> None:
     from crfl.cli.certificates import draw
     from crfl.runs.folder import load_run
 
-    result = load_run(folder)
-    for path in draw(folder, result):
+    drawn = draw(folder, load_run(folder))
+    for path in drawn:
         click.echo(path)
+    if not drawn:
+        click.echo("no certificate was saved with this ensemble; crfl certify makes one")
 
 
 @click.command()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 1000
+COUNTED = ("malicious_clients", "poisoned_samples")
+"""Strengths that are whole numbers."""
 
 
 class Certified(Protocol):
@@ -63,7 +65,7 @@ def certified_rate(curves: Mapping[str, Certified], ax: Axes | None = None, **st
 
 
 def strength_label(certificates: Sequence[Certified]) -> str:
-    """Name of the axis of what these certificates bound: a radius, in which space, or a number of clients.
+    """Name of the axis of what these certificates bound: a radius, in which space, or a number of clients or samples.
 
     Raises:
         ValueError: there is no certificate, or radii and numbers of clients are mixed.
@@ -80,10 +82,10 @@ def strength_label(certificates: Sequence[Certified]) -> str:
 
 
 def strengths(certificates: Sequence[Certified]) -> FloatArray:
-    """Where to evaluate curves of these certificates: a grid of radii, or every number of clients."""
-    if _counts_clients(certificates):
+    """Where to evaluate curves of these certificates: a grid of radii, or whole numbers, every one if they are few."""
+    if _counts(certificates):
         most = max(int(c.strength.max(initial=0)) for c in certificates)
-        return np.arange(most + 2, dtype=np.float64)
+        return np.unique(np.linspace(0, most + 1, _POINTS).astype(np.int64)).astype(np.float64)
     return radius_grid(*(c.strength for c in certificates))
 
 
@@ -97,7 +99,7 @@ def _certified(
     ax: Axes, certificates: Sequence[Certified], grid: FloatArray, heights: Mapping[str, FloatArray], style: Any
 ) -> Axes:
     """Curves of certificates over their grid, an integer one as steps."""
-    counts = _counts_clients(certificates)
+    counts = _counts(certificates)
     steps = {"drawstyle": "steps-post", "markevery": 1} if counts else {}
     for i, (label, height) in enumerate(heights.items()):
         ax.plot(grid, height, label=label, **{**look(i), **steps, **style})
@@ -109,5 +111,5 @@ def _certified(
     return ax
 
 
-def _counts_clients(certificates: Sequence[Certified]) -> bool:
-    return all(c.strength_name == "malicious_clients" for c in certificates)
+def _counts(certificates: Sequence[Certified]) -> bool:
+    return all(c.strength_name in COUNTED for c in certificates)

@@ -70,7 +70,8 @@ def _sample(certificate: SavedCertificate, data: FederatedData, i: int) -> tuple
         if certificate.strength_name == "radius":
             lines.append("any content" if np.isinf(value) else f"r = {value:.3g}")
         else:
-            lines.append(f"{value:g} client" + ("" if value == 1 else "s"))
+            what = "client" if certificate.strength_name == "malicious_clients" else "sample"
+            lines.append(f"{value:g} {what}" + ("" if value == 1 else "s"))
     assert data.input_shape is not None
     return sample_png(data.test_inputs[int(row["index"])].numpy(), data.input_shape, data.domain), "\n".join(lines)
 

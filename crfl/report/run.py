@@ -10,6 +10,7 @@ import pandas as pd
 
 from crfl import plots
 from crfl.data.federated import FederatedData
+from crfl.ensemble_run import EnsembleRun
 from crfl.pages import Block, Bullets, Code, Gallery, Heading, Paragraph, Picture, Table, page
 from crfl.report.examples import sample_gallery, trigger_blocks
 from crfl.report.images import plot_png
@@ -20,10 +21,12 @@ RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Radii of the tables, on the screen and in the report."""
 COUNTS = (0, 1, 2, 5, 10, 20, 50)
 """Numbers of malicious clients of the tables."""
+SAMPLES = (0, 1, 10, 50, 100, 500, 1000)
+"""Numbers of poisoned samples of the tables."""
 
 
 def run_report(
-    run: TrainingRun,
+    run: TrainingRun | EnsembleRun,
     data: FederatedData,
     certificates: Sequence[SavedCertificate] = (),
     *,
@@ -34,7 +37,7 @@ def run_report(
     """A self-contained HTML page on a run and the certificates that were issued for it.
 
     Args:
-        run: The run.
+        run: The run, or an ensemble.
         data: The data that it was trained on.
         certificates: What to show; nothing is certified here.
         name: Name of the run, e.g. of its folder.
@@ -58,9 +61,7 @@ def run_report(
     about = ", ".join([*([f"finished {when:%Y-%m-%d %H:%M}"] if when else []), *made])
     blocks: list[Block] = [Heading(title, 1)]
     blocks += [Paragraph(f"{about[0].upper()}{about[1:]}.")] if about else []
-    blocks += [Table(_summary(run, data)), Heading("Training")]
-    drawn = plots.training(run.history, [r.round for r in run.record.attack_rounds])
-    blocks.append(Picture(plot_png(drawn), "Accuracy and attack success rate over the rounds"))
+    blocks += _trained_groups(run, data) if isinstance(run, EnsembleRun) else _trained(run, data)
     blocks += trigger_blocks(run.experiment, data)
     blocks += _certified(certificates)
     shown = next((c for c in certificates if c.split == "clean" and not c.warnings), None)
@@ -79,14 +80,45 @@ def amount(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
+def _trained(run: TrainingRun, data: FederatedData) -> list[Block]:
+    """What came of one model."""
+    drawn = plots.training(run.history, [r.round for r in run.record.attack_rounds])
+    picture = Picture(plot_png(drawn), "Accuracy and attack success rate over the rounds")
+    return [Table(_summary(run, data)), Heading("Training"), picture]
+
+
+def _trained_groups(run: EnsembleRun, data: FederatedData) -> list[Block]:
+    """What came of an ensemble."""
+    scores = run.group_scores(data.test)
+    rows = {
+        **_data_rows(data),
+        "ensemble": run.dealing,
+        "rounds": str(run.experiment.server.rounds),
+        "accuracy of the vote": f"{run.score(data.test):.4f} {_majority(data)}",
+        "accuracy of one group": f"{scores.mean():.4f} on average, {scores.min():.4f} to {scores.max():.4f}",
+    }
+    return [Table(_two_columns(rows))]
+
+
+def _data_rows(data: FederatedData) -> dict[str, str]:
+    counted = [amount(sum(data.sizes), "training sample"), amount(len(data.shards), "client")]
+    return {"data": f"{data.name}: {', '.join(counted)}, {amount(len(data.test), 'test sample')}"}
+
+
+def _majority(data: FederatedData) -> str:
+    return f"(always the most frequent class: {float(data.test.y.bincount().max()) / len(data.test):.4f})"
+
+
+def _two_columns(rows: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame({"": list(rows), " ": list(rows.values())})
+
+
 def _summary(run: TrainingRun, data: FederatedData) -> pd.DataFrame:
     last, attack = run.history.iloc[-1], run.experiment.attack
-    counted = [amount(sum(data.sizes), "training sample"), amount(len(data.shards), "client")]
-    majority = float(data.test.y.bincount().max()) / len(data.test)
     rows = {
-        "data": f"{data.name}: {', '.join(counted)}, {amount(len(data.test), 'test sample')}",
+        **_data_rows(data),
         "rounds": str(len(run.record.rounds)),
-        "accuracy at the end": f"{last['accuracy']:.4f} (always the most frequent class: {majority:.4f})",
+        "accuracy at the end": f"{last['accuracy']:.4f} {_majority(data)}",
     }
     if attack.active and run.record.attack_rounds:
         success = run.attack_success["attack_success_rate"]
@@ -98,15 +130,15 @@ def _summary(run: TrainingRun, data: FederatedData) -> pd.DataFrame:
         )
     if run.record.benign:
         rows["benign counterpart"] = "the attackers' data stayed clean"
-    return pd.DataFrame({"": list(rows), " ": list(rows.values())})
+    return _two_columns(rows)
 
 
 def _certified(certificates: Sequence[SavedCertificate]) -> list[Block]:
-    """Pictures and tables of certified accuracy: radii apart from numbers of clients."""
+    """Pictures and tables of certified accuracy: radii apart from numbers of clients and of samples."""
     blocks: list[Block] = [Heading("Certified accuracy")]
     if not certificates:
         return [*blocks, Paragraph("No certificate was saved with this run; the command crfl certify makes one.")]
-    for strength, at in (("radius", RADII), ("malicious_clients", COUNTS)):
+    for strength, at in (("radius", RADII), ("malicious_clients", COUNTS), ("poisoned_samples", SAMPLES)):
         mine = [c for c in certificates if c.strength_name == strength]
         if mine:
             blocks += [_picture(mine), Table(_table(mine, at))]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crfl import files, plots
-from crfl.runs.folder import versions
+from crfl.runs.one_model import versions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,9 +16,10 @@ from crfl.certification.smoothing import VoteCounts
 from crfl.config import Experiment
 from crfl.errors import DamagedFileError, StoreError
 from crfl.files import pack_tensors, parse_json, read_tensors, unpack_tensors, write_atomic
-from crfl.runs.folder import WAIT, open_run, versions
+from crfl.runs.folder import WAIT, open_run
 from crfl.runs.lock import folder_lock
 from crfl.runs.manifest import add_files
+from crfl.runs.one_model import versions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,9 +21,14 @@ def problems(record: TrainingRecord) -> list[str]:
     return [*_constants(record), *(text for i in range(len(record.rounds)) for text in _round(record, i))]
 
 
-def contradictions(record: TrainingRecord, exp: Experiment) -> list[str]:
-    """What the record says against the settings of its run, a sentence each."""
+def contradictions(record: TrainingRecord, exp: Experiment, group_rates: tuple[float, ...] | None = None) -> list[str]:
+    """What the record says against the settings of its run, a sentence each.
+
+    `group_rates`: of a group of an ensemble, whose attackers the settings do not count, its clients' learning rates.
+    """
     local, server = exp.local, exp.server
+    rates = local.learning_rates(len(record.client_sizes)) if group_rates is None else group_rates
+    attackers = exp.attack.count if exp.attack.rounds(server.rounds) else 0
     pairs: dict[str, tuple[object, object]] = {
         "seed": (record.seed, exp.seed),
         "server.rounds": (len(record.rounds), server.rounds),
@@ -33,8 +38,8 @@ def contradictions(record: TrainingRecord, exp: Experiment) -> list[str]:
         "local.keep_last_batch": (record.keep_last_batch, local.keep_last_batch),
         "local.precision": (record.precision, local.precision),
         "local.weight_decay": (record.weight_decay, local.weight_decay),
-        "local.learning_rate": (record.learning_rates, local.learning_rates(len(record.client_sizes))),
-        "attackers": (len(record.attackers), exp.attack.count if exp.attack.rounds(server.rounds) else 0),
+        "local.learning_rate": (record.learning_rates, rates),
+        "attackers": (len(record.attackers), attackers if group_rates is None else len(record.attackers)),
     }
     found = [f"{name}: got {_cut(a)}, expected {_cut(b)}" for name, (a, b) in pairs.items() if a != b]
     if found:
@@ -119,7 +124,8 @@ def _round(record: TrainingRecord, index: int) -> Iterator[str]:
     total = math.fsum(r.weights)
     if not math.isfinite(total):
         yield f"{where}: weights: got an infinite one, or NaN"
-    if record.data_independent_weights and (min(r.weights) < 0 or not _close(total, 1.0, COPY_SLACK)):
+    unheard = not any(r.weights) and r.dropped  # a group that kept its model
+    if record.data_independent_weights and not unheard and (min(r.weights) < 0 or not _close(total, 1.0, COPY_SLACK)):
         yield f"{where}: weights: got a least of {min(r.weights):.9g} and a sum of {total:.9g}, expected 0 and more, and 1"
     clients = [d.client for d in r.dropped]
     if len(set(clients)) < len(clients) or not all(0 <= c < n and r.weights[c] == 0 for c in clients):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from crfl.config import Experiment
 from crfl.engines import EngineName
+from crfl.ensemble_run import EnsembleRun
 from crfl.errors import DamagedFileError, StoreError
 from crfl.files import digest, pack_tensors, remove_stale, unpack_tensors, write_atomic
 from crfl.models.base import Model
@@ -69,9 +70,39 @@ def train_in(
         StoreError: if the folder holds another training.
         FolderBusyError: if another process trains there.
     """
-    folder = Path(folder)
-    exp, benign = batch.experiments[0], batch.benign[0]
-    key = claim.training_key(exp, batch.data, benign, batch.checkpoints, model)
+    found = _complete_in(Path(folder), batch, model, engine, str(device), progress, save_seconds)
+    assert isinstance(found, TrainingRun)  # the folder's claim says so
+    return found
+
+
+def train_groups_in(
+    folder: str | Path,
+    batch: RunBatch,
+    *,
+    model: Model | nn.Module | None = None,
+    engine: EngineName = "vectorised",
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+    save_seconds: float = SAVE_SECONDS,
+) -> EnsembleRun:
+    """Train a batch of groups in a folder; what `crfl.train_ensemble(resume_dir=...)` does. See `train_in`."""
+    found = _complete_in(Path(folder), batch, model, engine, str(device), progress, save_seconds)
+    assert isinstance(found, EnsembleRun)
+    return found
+
+
+def _complete_in(
+    folder: Path,
+    batch: RunBatch,
+    model: Model | nn.Module | None,
+    engine: EngineName,
+    device: str,
+    progress: bool,
+    save_seconds: float,
+) -> TrainingRun | EnsembleRun:
+    """What is in the folder when it is complete: at once, or after training."""
+    exp = batch.experiments[0]
+    key = claim.training_key(exp, batch.data, batch.benign[0], batch.checkpoints, model, batch.groups)
     if engine != "vectorised":
         key["engine"] = engine
     run = _load_complete(folder, exp, key, model)
@@ -82,7 +113,7 @@ def train_in(
         with folder_lock(folder):
             run = _load_complete(folder, exp, key, model, warn=True)  # somebody may have finished it meanwhile
             if run is None:
-                return _train(folder, batch, key, engine, str(device), progress, save_seconds)
+                return _train(folder, batch, key, engine, device, progress, save_seconds)
             return run
     finally:
         if made and not any(folder.iterdir()):
@@ -91,7 +122,7 @@ def train_in(
 
 def _load_complete(
     folder: Path, exp: Experiment, key: dict[str, str], model: Model | nn.Module | None, *, warn: bool = False
-) -> TrainingRun | None:
+) -> TrainingRun | EnsembleRun | None:
     """The run, if it is complete and whole; None if there is something to train. StoreError if it is another one."""
     if not claim.is_claimed(folder, key) or not is_complete(folder):
         return None
@@ -122,7 +153,7 @@ def _train(
     device: str,
     progress: bool,
     save_seconds: float,
-) -> TrainingRun:
+) -> TrainingRun | EnsembleRun:
     for place in (folder, folder / PLACE, folder / "checkpoints"):
         if place.exists():
             remove_stale(place, 0.0)  # nobody else writes here: they are of a training that was killed
@@ -149,7 +180,7 @@ def _train(
             for name in ("settings.yaml", claim.NAME):
                 (folder / name).unlink(missing_ok=True)
         raise
-    run = batch.finish(state)[0]
+    run = batch.finish_ensemble(state) if batch.groups else batch.finish(state)[0]
     _write_whole(folder, {**run_files(run), claim.NAME: claim.dumps(key).encode()})
     rmtree(folder / PLACE, ignore_errors=True)
     return run

@@ -26,7 +26,7 @@ from crfl.run import TrainingRun
 from crfl.runs import fingerprint, manifest
 from crfl.runs.certificates import load_votes, save_votes
 from crfl.runs.claim import training_key
-from crfl.runs.folder import is_complete, load_run, save_run
+from crfl.runs.folder import is_complete, load_one_model, save_run
 from crfl.runs.lock import folder_lock
 from crfl.sweeps.jobs import work_off
 from crfl.training import train, train_pair
@@ -78,7 +78,7 @@ class Cache:
             with folder_lock(folder, wait=WAIT):
                 if not all(map(is_complete, places)):
                     self._train_pair(exp, *places)
-        run, benign = (load_run(place, exp, model=self.model) for place in places)
+        run, benign = (load_one_model(place, exp, model=self.model) for place in places)
         return run, benign
 
     def folder(self, exp: Experiment, benign: bool = False, checkpoints: Sequence[int] = ()) -> Path:
@@ -121,10 +121,10 @@ class Cache:
     def _load(self, folder: Path, exp: Experiment, benign: bool, checkpoints: Sequence[int]) -> TrainingRun:
         """The complete run in a folder; one that was damaged is trained again."""
         try:
-            return load_run(folder, exp, model=self.model)
+            return load_one_model(folder, exp, model=self.model)
         except DamagedFileError:
             _train(self, folder, exp, benign, checkpoints, {})
-            return load_run(folder, exp, model=self.model)
+            return load_one_model(folder, exp, model=self.model)
 
     def _train_pair(self, exp: Experiment, place: Path, benign_place: Path) -> None:
         """Train a pair and write both runs, in place of what a pair left that was not finished."""
