@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from crfl.data.federated import FederatedData
 from crfl.errors import CrflError
 
 __all__ = ["THREATS", "Entry", "Outcome", "Task", "Threat"]
 
+IntArray = npt.NDArray[np.integer[Any]]
 Guarantee = Literal["sound", "as printed", "statistical"]
 
 
@@ -33,9 +35,10 @@ THREATS = {
     for threat in (
         Threat(
             "trigger",
-            "In one known round one client plants a trigger of norm r in the poisoned share of its samples.",
-            "norm of the trigger, in the units of the features",
-            (0.01, 0.05, 0.1, 0.5),
+            "In one known round one client plants a trigger of norm r in 5 % of each of its batches, labels them as it "
+            "likes and scales its update by 10.",
+            "l2 norm of the trigger in the inputs (pixels from 0 to 1)",
+            (0.1, 0.5, 1, 2),
         ),
         Threat(
             "any content",
@@ -57,7 +60,7 @@ THREATS = {
         ),
         Threat(
             "client-rounds",
-            "One client sends anything in so many unknown rounds.",
+            "So many updates are anything: each of one client in one round, whichever clients and rounds.",
             "client-rounds",
             (1, 2, 5, 10),
         ),
@@ -77,17 +80,19 @@ class Task:
 
     data_name: str
     data: FederatedData
-    """With features that a linear model can use (a fixed map for images)."""
+    """With features that a linear model can use (a fixed map for images); `data.origin` has the inputs."""
     seed: int
+    smoke: bool = False
+    """Whether seconds matter more than numbers: train few models, draw few samples."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a method says of each test sample of `task.data.test`."""
 
-    prediction: np.ndarray
+    prediction: IntArray
     """Classes, (m,) int."""
-    strength: np.ndarray
+    strength: npt.NDArray[np.floating[Any]]
     """Up to which strength of the threat the prediction stands, (m,) float: -1 where the method abstains, 0 where
     nothing but the prediction without an attack is certified, inf where the strength does not matter."""
     models_trained: int
@@ -116,6 +121,8 @@ class Entry:
     the paper whose assumptions this run breaks."""
     assumptions: tuple[str, ...]
     run: Callable[[Task], Outcome]
-    attack: Callable[[Task, float], np.ndarray] | None = None
+    attack: Callable[[Task, float], IntArray] | None = None
     """(task, strength): trains once more under the best attack of that strength that its author knows, and returns the
-    predictions, (m,) int. An upper bound, and a check: no certified prediction may differ."""
+    predictions, (m,) int, or (k, m) of k attacks. An upper bound, and a check: no certified prediction may differ."""
+    data: tuple[str, ...] | None = None
+    """The data sets that it covers; None: all."""

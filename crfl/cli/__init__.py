@@ -1,6 +1,6 @@
 """The command line. Heavy imports wait inside the commands, so that help is immediate.
 
-Exit codes: 0 done, 1 an error of the library, 2 wrong usage, 3 a claim failed (reproduce), 130 interrupted.
+Exit codes: 0 done, 1 an error of the library, 2 wrong usage, 3 a claim failed (reproduce, compare), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from crfl import __version__
+from crfl.cli.compare import compare
 from crfl.cli.figures import reproduce
 from crfl.cli.runs import certify, plot, report, run, verify
 from crfl.cli.settings import settings
@@ -58,8 +59,9 @@ def main() -> None:
     crfl sweep digits --set attack.scale=1,5,10 --seeds 5
     crfl settings attack                     every setting of the attack
     crfl reproduce --smoke                   the paper's figures in short
+    crfl compare --smoke                     certified defences, threat by threat
     """
 
 
-for command in (run, certify, sweep, plot, report, verify, tune, reproduce, radius, data, settings):
+for command in (run, certify, sweep, plot, report, verify, tune, compare, reproduce, radius, data, settings):
     main.add_command(command)

@@ -1,0 +1,221 @@
+"""The comparison: each method trains, certifies and is attacked on the same federations."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crfl import __version__
+from crfl.benchmark.entry import THREATS, Entry, Outcome, Task
+from crfl.benchmark.federations import DATA_SETS, MANY_CLIENTS, federation, load_task
+from crfl.benchmark.result import Result, read_result, result_path, write_result
+from crfl.errors import CrflError, DamagedFileError, SettingsError
+from crfl.progress import bar
+from crfl.runs import fingerprint
+
+__all__ = ["Comparison", "compare", "judge"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison."""
+
+    entries: tuple[Entry, ...]
+    results: tuple[Result, ...]
+    failures: tuple[str, ...]
+    """Methods that failed, each with its error."""
+
+    def results_of(self, entry: Entry, data_name: str) -> list[Result]:
+        """One a seed."""
+        wanted = (entry.threat, entry.name, data_name)
+        return [r for r in self.results if (r.threat, r.method, r.data_name) == wanted]
+
+    @property
+    def contradicted(self) -> tuple[str, ...]:
+        """What an attack proved wrong of entries that call themselves sound: a sentence each."""
+        sound = {(e.threat, e.name) for e in self.entries if e.guarantee == "sound"}
+        return tuple(
+            f"{r.threat}: {r.method} on {r.data_name}, seed {r.seed}: an attack changed {int(r.contradicted().sum())} "
+            "certified predictions"
+            for r in self.results
+            if (r.threat, r.method) in sound and r.contradicted().any()
+        )
+
+
+def compare(
+    entries: Sequence[Entry],
+    data_names: Sequence[str],
+    seeds: Iterable[int],
+    out: str | Path,
+    *,
+    smoke: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """Train, certify and attack every entry on every data set that it covers, with every seed.
+
+    Results are files of `out`. Those that are there already are taken as they are, if version, settings of the
+    federation, strengths and the method's source are the same. Several processes may fill the same folder.
+
+    Args:
+        entries: Methods, from `load_entries` or of your own.
+        data_names: Keys of DATA_SETS.
+        seeds: Each deals the samples out anew and draws the server's own samples anew.
+        out: Folder of the results.
+        smoke: Whether entries are to be quick.
+        progress: Show a bar.
+
+    Returns:
+        All results, and which entries failed and why.
+
+    Raises:
+        SettingsError: Two entries have the same name and threat, a threat or data set is unknown.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from crfl.benchmark.methods import load_entries
+        >>> margin = [e for e in load_entries() if e.name == "CRFL margin" and e.threat == "client-rounds"]
+        >>> with TemporaryDirectory() as out:
+        ...     found = compare(margin, ["digits"], [0], out, smoke=True)
+        >>> bool(found.results[0].certified_accuracy(1) > 0.9)
+        True
+    """
+    _check(entries, data_names)
+    results, failures, loaded = [], [], _Loaded(smoke)
+    jobs = [
+        (entry, data_name, seed)
+        for data_name in data_names
+        for seed in seeds
+        for entry in sorted(entries, key=lambda e: e.threat in MANY_CLIENTS)
+        if entry.data is None or data_name in entry.data
+    ]
+    with bar(total=len(jobs), desc="comparison", unit="result", shown=progress) as shown:
+        for entry, data_name, seed in jobs:
+            shown.set_postfix_str(f"{entry.name}, {data_name}, seed {seed}")
+            path, key = (
+                result_path(Path(out), entry.threat, entry.name, data_name, seed),
+                _key(entry, data_name, seed, smoke),
+            )
+            try:
+                result = _known(path, key)
+                if result is None:
+                    result = judge(entry, loaded.task(data_name, entry.threat, seed))
+                    write_result(path, result, key)
+                results.append(result)
+            except CrflError as error:
+                failures.append(f"{entry.threat}: {entry.name} on {data_name}, seed {seed}: {error}")
+            shown.update()
+    return Comparison(tuple(entries), tuple(results), tuple(failures))
+
+
+def judge(entry: Entry, task: Task) -> Result:
+    """Train and certify one entry on one federation, and attack it at every strength of its threat's table.
+
+    Raises:
+        CrflError: What the entry raises; or what it returns is not what an entry returns.
+    """
+    start = time.process_time()
+    outcome = entry.run(task)
+    seconds = time.process_time() - start
+    labels = task.data.test.y.cpu().numpy().astype(np.int64)
+    _check_outcome(entry, outcome, labels, task.data.num_classes)
+    attacked = {}
+    for strength in THREATS[entry.threat].strengths if entry.attack is not None else ():
+        assert entry.attack is not None
+        found = np.atleast_2d(np.asarray(entry.attack(task, strength), dtype=np.int64))
+        if found.ndim != 2 or found.shape[1] != len(labels) or not len(found):
+            raise CrflError(
+                f"attack: got predictions of shape {found.shape}, expected ({len(labels)},) or (k, {len(labels)})"
+            )
+        attacked[float(strength)] = found
+    return Result(
+        threat=entry.threat,
+        method=entry.name,
+        data_name=task.data_name,
+        seed=task.seed,
+        labels=labels,
+        prediction=np.asarray(outcome.prediction, dtype=np.int64),
+        strength=np.asarray(outcome.strength, dtype=np.float64),
+        attacked=attacked,
+        models_trained=int(outcome.models_trained),
+        trusted_samples=int(outcome.trusted_samples),
+        cpu_seconds=seconds,
+        num_clients=len(task.data.shards),
+    )
+
+
+class _Loaded:
+    """The federation that was loaded last: the next entry most often wants the same."""
+
+    def __init__(self, smoke: bool) -> None:
+        self.smoke, self.key, self.last = smoke, None, None
+
+    key: tuple[str, bool, int] | None
+    last: Task | None
+
+    def task(self, data_name: str, threat: str, seed: int) -> Task:
+        """The federation on which a threat is tried."""
+        key = (data_name, threat in MANY_CLIENTS, seed)
+        if self.last is None or self.key != key:
+            self.last = None  # before the next one takes memory
+            self.key, self.last = key, load_task(data_name, threat, seed, self.smoke)
+        return self.last
+
+
+def _check(entries: Sequence[Entry], data_names: Sequence[str]) -> None:
+    unknown = [e.threat for e in entries if e.threat not in THREATS]
+    if unknown:
+        raise SettingsError([f"threat: got {unknown[0]!r}, expected one of {', '.join(THREATS)}"])
+    missing = [name for name in data_names if name not in DATA_SETS]
+    if missing:
+        raise SettingsError([f"data: got {missing[0]!r}, expected one of {', '.join(DATA_SETS)}"])
+    names = [(e.threat, e.name) for e in entries]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SettingsError(
+            [f"entries: got {twice[0][1]!r} twice for the threat {twice[0][0]!r}, expected different names"]
+        )
+
+
+def _check_outcome(entry: Entry, outcome: Outcome, labels: Any, classes: int) -> None:
+    """CrflError unless there is one class for each test sample."""
+    found = np.asarray(outcome.prediction)
+    if found.shape != labels.shape:
+        raise CrflError(f"prediction: got shape {found.shape}, expected {labels.shape}, one for each test sample")
+    if len(found) and not (found.min() >= 0 and found.max() < classes):
+        raise CrflError(f"prediction: got classes {found.min()} to {found.max()}, expected 0 to {classes - 1}")
+
+
+def _known(path: Path, key: str) -> Result | None:
+    """The result that is there already; a damaged file is as good as none."""
+    try:
+        return read_result(path, key)
+    except DamagedFileError:
+        return None
+
+
+def _key(entry: Entry, data_name: str, seed: int, smoke: bool) -> str:
+    """Name of all that a result depends on, but for crfl's own code, for which the version stands."""
+    function: Any = getattr(entry.run, "func", entry.run)
+    module = sys.modules.get(function.__module__)
+    try:
+        source = "" if module is None else inspect.getsource(module)
+    except (OSError, TypeError):
+        source = ""
+    about = {
+        "version": __version__,
+        "federation": federation(data_name, entry.threat, seed).to_dict(),
+        "strengths": list(THREATS[entry.threat].strengths),
+        "smoke": smoke,
+        "method": fingerprint.digest([entry.run, entry.attack]),
+        "source": source,
+    }
+    return hashlib.blake2b(json.dumps(about, default=str).encode(), digest_size=16).hexdigest()
