@@ -10,8 +10,8 @@ import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
+from crfl.certification.coupling.attackers import dropped
 from crfl.certification.coupling.clipping import clip_factor
-from crfl.certification.coupling.crew import dropped
 from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.recursion import Stage, rounded
@@ -100,14 +100,14 @@ class ClientScenario:
         return first, counts
 
     def _distance(self, counts: IntArray) -> FloatArray:
-        rounding, (first, copies) = self._rounding, self._kinds
+        rounding, (first, multiplicity) = self._rounding, self._kinds
         effects = np.zeros((len(counts), len(first)))  # what each kind of client has added so far
         drift = distance = np.zeros(len(counts))
         for now in self._all_rounds:
             factor, constant = now.stage.expansion.split(distance)
             effects = factor[:, None] * effects + now.cost(distance)[:, None] * now.reach[first]
             drift = factor * drift + constant + rounded(rounding, now.stage, distance)
-            before = (_largest_sum(effects, copies, counts) + drift) * rounding.evaluation
+            before = (_largest_sum(effects, multiplicity, counts) + drift) * rounding.evaluation
             factor, distance, added = _clip(rounding, now.stage, before)
             effects, drift = effects * factor[:, None], drift * factor + added
         return before
@@ -170,10 +170,10 @@ def _weights(round_: RoundRecord) -> FloatArray:
     return weights
 
 
-def _largest_sum(effects: FloatArray, copies: IntArray, counts: IntArray) -> FloatArray:
-    """Sum of the `counts` (K,) largest effects, if those of each column of (K, G) exist `copies` (G,) times."""
+def _largest_sum(effects: FloatArray, multiplicity: IntArray, counts: IntArray) -> FloatArray:
+    """Sum of the `counts` (K,) largest effects, if those of each column of (K, G) exist `multiplicity` (G,) times."""
     order = np.argsort(-effects, axis=1)
-    available = copies[order]
+    available = multiplicity[order]
     taken = np.clip(counts[:, None] - (np.cumsum(available, axis=1) - available), 0, available)
     total: FloatArray = (np.take_along_axis(effects, order, axis=1) * taken).sum(axis=1)
     return total

@@ -8,7 +8,7 @@ import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import SPECTRAL_ERROR
-from crfl.certification.coupling.crew import Crew, dropped, learners
+from crfl.certification.coupling.attackers import Attackers, dropped, with_trained_updates
 from crfl.certification.coupling.rounding import Rounding, computed_norm, update_error
 from crfl.certification.lipschitz import sharp_lipschitz
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
@@ -17,10 +17,10 @@ from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
 def poison(
     rounding: Rounding,
     round_: RoundRecord,
-    crew: Crew,
+    attackers: Attackers,
     magnitudes: FloatArray,
     before: FloatArray,
-    copies: int | None = None,
+    num_attackers: int | None = None,
 ) -> FloatArray:
     """What the poison of a round adds to the distance (Lemma 5 and Theorem 8 of docs/theory.md).
 
@@ -34,20 +34,23 @@ def poison(
     Args:
         rounding: of the run.
         round_: the round.
-        crew: the attackers.
+        attackers: whose poison counts in it.
         magnitudes: ||delta||, (k,).
         before: by how much the runs may differ at the start of the round, (k,).
-        copies: so many attackers instead of the crew, each like the one who adds most.
+        num_attackers: this many attackers instead, each like the one of `attackers` who adds most.
 
     Returns:
         (k,), rising with both.
     """
     nothing = np.zeros(len(magnitudes))
-    if copies is not None:
-        each = [poison(rounding, round_, (a,), magnitudes, before) for a in crew]
-        return copies * np.max([nothing, *each], axis=0) if copies else nothing
-    clip, heard = _clip_reach(rounding, round_), tuple(a for a in learners(crew) if not dropped(round_, a))
-    sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in crew)
+    if num_attackers is not None:
+        each = [poison(rounding, round_, (a,), magnitudes, before) for a in attackers]
+        return num_attackers * np.max([nothing, *each], axis=0) if num_attackers else nothing
+    clip, heard = (
+        _clip_reach(rounding, round_),
+        tuple(a for a in with_trained_updates(attackers) if not dropped(round_, a)),
+    )
+    sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in attackers)
     more = 1 + rounding.aggregation(len(round_.weights))
     total = nothing + sent * (1 + 2 * rounding.projection) * more
     for (client, scale, ratios, flips), share in _alike(rounding, round_, heard).items():
@@ -161,13 +164,13 @@ def _clip_reach(rounding: Rounding, round_: RoundRecord) -> float:
 _Kind = tuple[int, float, tuple[float, ...], bool]
 
 
-def _alike(rounding: Rounding, round_: RoundRecord, crew: Crew) -> dict[_Kind, float]:
+def _alike(rounding: Rounding, round_: RoundRecord, attackers: Attackers) -> dict[_Kind, float]:
     """Attackers whose updates are bounded alike, as one of them with the sum of their weights."""
     local = rounding.local
     rates, sizes = local.rates(round_), local.batch_sizes
     lipschitz = local.step_lipschitz(rates)
     groups: dict[tuple[float, ...], tuple[_Kind, float]] = {}
-    for a in crew:
+    for a in attackers:
         i, scale = a.client, abs(a.scale)
         key = (scale, rates[i], sizes[i], lipschitz[i], a.label_flip, *a.poison_ratios)
         kind, share = groups.get(key, ((i, scale, a.poison_ratios, a.label_flip), 0.0))
