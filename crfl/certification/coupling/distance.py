@@ -1,4 +1,4 @@
-"""Delta: how far the models of a run and of its benign counterpart can be apart, by magnitude of the triggers.
+"""Delta: the largest distance of the models of a run and its benign counterpart, given the triggers' magnitude.
 
 Both start alike, take the same batches in the same order and get the same noise, and the attackers scale in both; only
 the attackers' data differs. Poison adds to the distance (poison.py), later rounds multiply it (expansion.py), clipping
@@ -27,7 +27,17 @@ from crfl.record import RoundRecord, TrainingRecord
 
 @dataclass(frozen=True)
 class CoupledScenario:
-    """Delta, the largest distance of the final models of a run and its benign counterpart, by trigger magnitude."""
+    """Delta_T of attacks like the one on record, for any magnitude of the triggers (Theorems 6 and 8).
+
+    Call `check_coupled` first: it refuses the runs to which the theorems do not apply.
+
+    Example:
+        >>> import crfl
+        >>> run = crfl.train(exp := crfl.Experiment().override({"server.rounds": 12, "attack.round": 4}), crfl.load_data(exp))
+        >>> scenario = CoupledScenario(run.record, before_clip=True)
+        >>> scenario.cost(0.0) < scenario.cost(0.1) < scenario.cost(0.2)
+        True
+    """
 
     record: TrainingRecord
     before_clip: bool
@@ -45,7 +55,7 @@ class CoupledScenario:
         return largest_below(last, budget, self._rounding.local.diameter)
 
     def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
-        """Delta < budget, strictly."""
+        """Where Delta < budget, strictly (m,)."""
         return cost < budget
 
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
@@ -95,7 +105,7 @@ class CoupledScenario:
     def _distances(self, stages: list[Stage], magnitudes: FloatArray):  # type: ignore[no-untyped-def]
         """Delta_t of each magnitude (k,) before and after the clipping of every round."""
         if not any(stage.num_attackers != 0 and can_harm(stage.attackers) for stage in stages):
-            nothing = np.zeros(len(magnitudes))  # one run, not two
+            nothing = np.zeros(len(magnitudes))  # the two runs are one and the same
             return ((nothing, nothing) for _ in stages)
         recursion = unknown_round if self.any_round else known_rounds
         return recursion(self._rounding, stages, magnitudes)

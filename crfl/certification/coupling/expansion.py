@@ -1,4 +1,4 @@
-"""What a round multiplies: Lambda_t, by how much it can enlarge a distance that was there before (Theorem 8)."""
+"""What a round multiplies: Lambda_t, by which it can enlarge the distance of two runs at its start (Theorem 8)."""
 
 from __future__ import annotations
 

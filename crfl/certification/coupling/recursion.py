@@ -18,7 +18,7 @@ from crfl.record import RoundRecord
 
 @dataclass(frozen=True)
 class Stage:
-    """A round as the distance sees it, whatever the triggers' magnitude."""
+    """What the recursion needs of a round; none of it depends on the triggers' magnitude."""
 
     round: RoundRecord
     following: RoundRecord | None
