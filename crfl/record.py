@@ -1,4 +1,4 @@
-"""The record: what happened in training, as far as a certificate may depend on it. Plain numbers, no tensors.
+"""The record: all of a training that a certificate may depend on. Plain numbers, no tensors.
 
 Certification reads this record, the model and the test inputs, and nothing else of the training.
 """
@@ -18,8 +18,8 @@ class AttackerRecord:
     weight: float
     """p_i: the weight that the aggregation gave to its update; 0 if it was absent or dropped."""
     potential_weight: float
-    """The weight that its update has whenever it takes part: `weight` if it did, else that of one who takes the place
-    of the participant with the largest weight."""
+    """The weight that its update has whenever it takes part. If it did not, the weight that it would have in place of
+    the participant with the largest weight."""
     scale: float
     """gamma_i: factor on its update."""
     learning_rate: float
@@ -31,8 +31,8 @@ class AttackerRecord:
     label_flip: bool
     """Whether the poisoned samples' labels are changed too."""
     update: str | None = None
-    """Name of the malicious update that it sent, whatever its data taught; None: what it learnt. The benign counterpart
-    of a malicious client sends nothing."""
+    """Name of the malicious update that it sent in place of the trained one; None: it sent the trained one. The benign
+    counterpart of a malicious client sends nothing."""
     update_norm: float | None = None
     """l2 norm of the update as it was aggregated: scaled, and clipped if the server clips. None if it was dropped or
     absent."""
@@ -55,7 +55,7 @@ class DroppedRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round of Algorithm 1. Norms are l2 norms in float64 of the float32 parameters."""
+    """One round of Algorithm 1. Norms are l2 norms, computed in float64."""
 
     round: int
     """t = 1 .. T"""

@@ -157,13 +157,13 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
     """The record of run i."""
     exp, data, schedule, rule = batch.experiments[i], batch.data, batch.schedules[i], batch.rules[i]
     members, sizes = batch.plans[i].clients, batch.sizes[batch.plans[i].clients]  # a group knows only its own clients
-    crew = np.searchsorted(members, [a.client for a in batch.plans[i].crew])
+    attackers = np.searchsorted(members, [a.client for a in batch.plans[i].all_attackers])
     start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in HISTORY[3:])
     weights = _Shared()
     rounds = []
     for t in range(1, state.round + 1):
         stats = state.clients[t - 1][i]
-        potential = potential_weights(rule, exp.server, stats.weights, sizes, crew)
+        potential = potential_weights(rule, exp.server, stats.weights, sizes, attackers)
         rounds.append(
             RoundRecord(
                 round=t,
@@ -208,7 +208,7 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
         feature_map=None if data.feature_map is None else data.feature_map.name,
         lipschitz=1.0 if data.feature_map is None else data.feature_map.lipschitz,
         public_samples=data.public_samples,
-        attackers=tuple(crew.tolist()),
+        attackers=tuple(attackers.tolist()),
         benign=batch.benign[i],
         seed=exp.seed,
         rounds=tuple(rounds),
@@ -229,7 +229,7 @@ class _Shared:
 def _attackers(
     batch: RunBatch, i: int, t: int, stats: ClientStats, potential: npt.NDArray[np.float64]
 ) -> tuple[AttackerRecord, ...]:
-    """The whole crew in an attack round."""
+    """All attackers, in an attack round, whether they took part or not."""
     pairs = zip(batch.plans[i].attackers(t), potential.tolist(), strict=False)  # no attackers outside attack rounds
     return tuple(_attacker(batch, i, t, attacker, stats, weight) for attacker, weight in pairs)
 

@@ -84,7 +84,7 @@ class AttackPlan:
         self.seed, self.server, self.attack, self.benign = exp.seed, exp.server, exp.attack, benign
         self.clients = np.arange(len(data.shards)) if clients is None else clients
         self.rounds = frozenset(exp.attack.rounds(exp.server.rounds))
-        self.crew = _crew(exp, data, self.clients) if self.rounds else ()
+        self.all_attackers = _all_attackers(exp, data, self.clients) if self.rounds else ()
         """All attackers of the run, whether they take part in an attack round or not."""
 
     def round(self, round_: int) -> RoundPlan:
@@ -92,7 +92,7 @@ class AttackPlan:
         participants = self.participants(round_)
         attackers = {}
         if round_ in self.rounds:
-            present = [a for a in self.crew if a.client in participants]
+            present = [a for a in self.all_attackers if a.client in participants]
             attackers = {a.client: _scaled(a, len(participants), len(present)) for a in present}
         return RoundPlan(participants, attackers, self.benign)
 
@@ -108,7 +108,7 @@ class AttackPlan:
         generator = rng.stream(self.seed, "participation", round_)
         order = self.clients[rng.permutation(len(self.clients), generator).numpy()]
         if self.attack.force_participation and round_ in self.rounds:
-            forced = np.array([a.client for a in self.crew], dtype=np.int64)
+            forced = np.array([a.client for a in self.all_attackers], dtype=np.int64)
             others = order[~np.isin(order, forced)]
             order = np.concatenate([forced, others[: max(0, count - len(forced))]])
             count = len(order)
@@ -119,7 +119,7 @@ class AttackPlan:
         if round_ not in self.rounds:
             return ()
         plan = self.round(round_)
-        return tuple(plan.attackers.get(a.client) or _scaled(a, len(plan.participants), 1) for a in self.crew)
+        return tuple(plan.attackers.get(a.client) or _scaled(a, len(plan.participants), 1) for a in self.all_attackers)
 
 
 def apply_attack(
@@ -151,9 +151,9 @@ def _scaled(attacker: Attacker, participants: int, attackers: int) -> Attacker:
     return replace(attacker, scale=participants / attackers) if attacker.replaces_model else attacker
 
 
-def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Attacker, ...]:
+def _all_attackers(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Attacker, ...]:
     """All attackers among the clients of a run."""
-    crew = []
+    found = []
     members = zip(_members(exp.attack, exp.seed, data), exp.attack.individuals, strict=True)
     for number, (client, attack) in enumerate(members):
         if attack.target >= data.num_classes:
@@ -163,7 +163,7 @@ def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Atta
         if client not in clients:
             continue
         trigger = make_trigger(attack, data, exp.seed)
-        crew.append(
+        found.append(
             Attacker(
                 client=client,
                 scale=1.0 if attack.scale == "replace" else attack.scale,
@@ -176,7 +176,7 @@ def _crew(exp: Experiment, data: FederatedData, clients: IntArray) -> tuple[Atta
                 update=attack.update,
             )
         )
-    return tuple(crew)
+    return tuple(found)
 
 
 def _members(attack: Attack, seed: int, data: FederatedData) -> tuple[int, ...]:

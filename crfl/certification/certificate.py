@@ -108,7 +108,13 @@ class Certificate(Content, ABC):
         return float(self.strength.max(initial=0))
 
     def certified_rate(self, strengths: npt.ArrayLike) -> Result:
-        """Share of the certified samples whose strength is at least s, for each s of `strengths`, right or wrong.
+        """Share of the certified samples whose strength is at least s, right or wrong.
+
+        Args:
+            strengths: s, radii or counts: a number or an array.
+
+        Returns:
+            A number for a number, an array for an array.
 
         Raises:
             CertificateError: if there are no samples, or a strength is NaN.
@@ -116,7 +122,7 @@ class Certificate(Content, ABC):
         return metrics.certified_rate(self.strength, strengths)
 
     def certified_accuracy(self, y: npt.ArrayLike, strengths: npt.ArrayLike) -> Result:
-        """Share of samples predicted as labelled, not abstained from, with a strength of at least s, for each s.
+        """Share of samples predicted as labelled, not abstained from, with a strength of at least s.
 
         Args:
             y: Labels of the whole test set given to `certify`, or those of its rows `indices`.

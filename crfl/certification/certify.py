@@ -116,8 +116,8 @@ def certify(
     - "clients" (`certify_clients`): how many clients may send anything, in every round.
     - "ensemble" (`certify_ensemble`): the same for the vote of groups of clients, of any model.
 
-    All but the last are for softmax regression, whose loss is convex. smoothing.noise, samples, alpha and test_samples and the seed
-    come from the run's experiment. A run in which nobody attacked has infinite radii, and says so.
+    All but the last are for softmax regression, whose loss is convex. The seed and the settings smoothing.noise,
+    samples, alpha and test_samples come from the run's experiment. A run in which nobody attacked has infinite radii, and says so.
 
     Args:
         run: A TrainingRun, or anything with experiment, model, params and record; or an EnsembleRun.

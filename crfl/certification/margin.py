@@ -24,11 +24,24 @@ NUMERICAL_ERROR = 1e-9
 
 
 def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatArray:
-    """min_{b != a} (l_a - l_b) / (sqrt(2) ||x~||): no closer linear model has another top class; (m,).
+    """min_{b != a} (l_a - l_b) / (sqrt(2) ||x~||): no closer linear model has another top class (Theorem 11).
 
-    `logits` (m, C) of the model at the samples, in float64; `feature_norms` (m,): ||x~|| = sqrt(1 + ||x||^2). A change
-    of (W, b) by Delta moves l_a - l_b by at most sqrt(2) ||x~|| Delta, so the prediction is certified where
-    Delta < budget, strictly. 0 where two classes tie. For isotropic noise the smoothed model has the same top class.
+    A change of (W, b) by Delta moves l_a - l_b by at most sqrt(2) ||x~|| Delta. So a prediction is certified where
+    Delta < budget, strictly. Under isotropic noise the smoothed model has the same top class.
+
+    Args:
+        logits: l (m, C) of the model at the samples, in float64.
+        feature_norms: ||x~|| (m,); x~ = (x, 1) for a model with a bias, else x.
+
+    Returns:
+        Budgets (m,), 0 where two classes tie.
+
+    Raises:
+        CertificateError: a number is not finite, a norm is negative, or there are fewer than two classes.
+
+    Example:
+        >>> margin_budget([[2.0, 0.0, 1.0], [1.0, 1.0, 0.0]], [1.0, 2.0]).round(4)
+        array([0.7071, 0.    ])
     """
     scores, norms = finite("logits", logits), nonnegative("feature_norms", feature_norms)
     if scores.ndim != 2 or scores.shape[1] < 2:
@@ -40,10 +53,24 @@ def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatA
 
 
 def smoothing_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
-    """sigma / 2 (Phi^-1(pA) - Phi^-1(pB)) (Cohen et al. 2019): no closer model votes otherwise under noise sigma.
+    """sigma / 2 (Phi^-1(pA) - Phi^-1(pB)): no closer model votes otherwise under noise sigma (Theorem 12; Cohen et al.).
 
-    `p_a` bounds the top class's probability from below, `p_b` the others' from above. Certified where Delta < budget,
-    strictly. 0 where pA <= pB and without noise, inf at pA = 1, pB = 0.
+    It holds for any model. A vote is certified where Delta < budget, strictly.
+
+    Args:
+        p_a: Lower bound of the top class's probability, 0 to 1.
+        p_b: Upper bound of every other class's probability, 0 to 1.
+        noise: sigma, 0 or more.
+
+    Returns:
+        Broadcast shape: 0 where pA <= pB and without noise, inf at pA = 1, pB = 0.
+
+    Raises:
+        CertificateError: a number is out of its range.
+
+    Example:
+        >>> float(smoothing_budget(0.9, 0.1, noise=0.01).round(6))
+        0.012816
     """
     p_a, p_b = probability("p_a", p_a), probability("p_b", p_b)
     with np.errstate(divide="ignore"):
@@ -57,6 +84,15 @@ def smoothing_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLik
         logs = np.asarray(log_not_p_a, np.float64), np.asarray(log_p_b, np.float64)
         width = -special.ndtri_exp(logs[0]) - special.ndtri_exp(logs[1])
         return np.where((width > 0) & (sigma > 0), sigma / 2 * width, 0.0)[()]
+
+
+def budget_before_clip(record: TrainingRecord, budget: FloatArray) -> FloatArray:
+    """Margin budgets (m,) of the model before round T's clip, from those of the final model: times ||v_T|| / rho_T.
+
+    The clip scales (W, b), which keeps the top class, so it may be left out of Delta (section 6, before the last clip).
+    """
+    last = record.rounds[-1]
+    return budget * max(1.0, last.pre_clip_norm / last.clip_norm)
 
 
 def lowered_budget(record: TrainingRecord, budget: FloatArray) -> FloatArray:

@@ -85,35 +85,52 @@ class RadiusCertificate(Certificate):
         return float(self.radius.max(initial=0.0))
 
     def max_poisoned(self, delta: float) -> IntArray:
-        """Sample level: the largest q_B certified for triggers of magnitude `delta`, at most the batch size; (m,).
+        """Sample level: how many samples of each batch an attacker may poison, everything else being as on record.
 
-        Everything else is as on record. 0 where not even one poisoned sample is certified.
+        Args:
+            delta: Magnitude of the triggers, in units of the features; infinite for samples that hold anything.
+
+        Returns:
+            The largest certified q_B (m,), at most the batch size; 0 where not even one is certified.
+
+        Raises:
+            CertificateError: `delta` is negative or NaN.
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, self.scenario.record.batch_size + 1)
         return self._count(self.scenario.cost(magnitude, poisoned=q) for q in levels)
 
     def max_attackers(self, delta: float) -> IntArray:
-        """Client level: the largest R certified for triggers of magnitude `delta`, at most all clients; (m,).
+        """Client level: how many attackers there may be, each like the one on record who costs most.
 
-        R attackers, each like the one on record who costs most. 0 where not even one is certified.
+        Args:
+            delta: Magnitude of the triggers, in units of the features; infinite for samples that hold anything.
+
+        Returns:
+            The largest certified R (m,), at most all clients; 0 where not even one is certified.
 
         Raises:
-            CertificateError: if nobody attacked, or attackers sent malicious updates.
+            CertificateError: `delta` is negative or NaN, nobody attacked, or attackers sent malicious updates.
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, len(self.scenario.record.client_sizes) + 1)
         return self._count(self.scenario.cost(magnitude, attackers=r) for r in levels)
 
     def max_malicious(self, *, silent: bool = False) -> IntArray:
-        """Largest number of certified malicious client-rounds (one client in one round sends what it likes); (m,).
+        """How many client-rounds may be malicious: one client in one round sends anything (Theorem 10).
 
-        For a server that clips every update to a norm (server.update_clip); any clients in any rounds, those on record
-        as attackers among them. The prediction is that of a run in which they had sent anything else of that norm; with
-        `silent`, only of the run in which they had sent nothing, which allows twice as many.
+        For a server that clips every update (server.update_clip). The clients and rounds may be any, those of the
+        attackers on record among them.
+
+        Args:
+            silent: What the run is compared with. False: a run in which those clients sent anything else. True: only
+                the run in which they sent nothing, which allows about twice as many.
+
+        Returns:
+            The largest certified number (m,), at most 4096.
 
         Raises:
-            CertificateError: if the server did not clip updates, or the kind is `published`.
+            CertificateError: the server did not clip updates, or the kind is `published`.
         """
         return self.scenario.max_malicious(self.budget, silent)
 

@@ -1,4 +1,4 @@
-"""The attack on record and others like it: what they cost, in the currency of a certificate."""
+"""What the attack on record, and others like it, cost: in KL divergence or in distance of two models."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class Scenario(Protocol):
 def attackers_like(
     record: TrainingRecord, round_: RoundRecord, poisoned: int | None, attackers: int | None
 ) -> tuple[AttackerRecord, ...]:
-    """The attackers of a round, with another q_B; if others are to attack, those whom they may be like.
+    """The attackers of a round, with another q_B, or as models of any number of attackers.
 
-    The others take part, so they have the weights that the attackers have whenever they do.
+    If `attackers` is a number, each returned one stands for attackers like it. They take part, so each has the weight
+    that it has whenever it takes part.
     """
     found = round_.attackers
     if poisoned is not None:

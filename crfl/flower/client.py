@@ -98,7 +98,7 @@ class LocalTrainer:
         return None if invalid else submitted[0]
 
     def _plan(self, round_: int, share: tuple[int, int]) -> RoundPlan:
-        attackers = {a.client: a for a in self.attack.crew} if round_ in self.attack.rounds else {}
+        attackers = {a.client: a for a in self.attack.all_attackers} if round_ in self.attack.rounds else {}
         for client, attacker in attackers.items():
             if attacker.replaces_model:
                 attackers[client] = replace(attacker, scale=share[0] / share[1])

@@ -61,7 +61,7 @@ def test_one_client_at_least_takes_part(data):
     assert [len(draw) for draw in participants(BASE.override({"server.participation": 0.01}), data)] == [1] * 6
 
 
-def test_absent_attackers_do_not_attack_but_belong_to_the_crew(data):
+def test_absent_attackers_do_not_attack_but_are_listed(data):
     exp = BASE.override({"server.participation": 0.3, "attack.round": 1, "attack.every": 1, "attack.clients": [0, 5]})
     plan = AttackPlan(exp, data)
     for t in range(1, 7):
@@ -82,18 +82,19 @@ def test_absent_attackers_do_not_attack_but_belong_to_the_crew(data):
         ({"attack.round": None}, []),
     ],
 )
-def test_the_crew(data, changes, clients):
-    assert [a.client for a in AttackPlan(BASE.override(changes), data).crew] == clients
+def test_the_attackers(data, changes, clients):
+    assert [a.client for a in AttackPlan(BASE.override(changes), data).all_attackers] == clients
 
 
-def test_a_random_crew_comes_from_the_seed(data):
+def test_random_attackers_come_from_the_seed(data):
     exp = BASE.override({"attack.clients": 3, "attack.random_clients": True})
-    crews = [
-        tuple(a.client for a in AttackPlan(exp.override({"seed": seed}), data).crew) for seed in (0, 0, 1, 2, 3, 4)
+    drawn = [
+        tuple(a.client for a in AttackPlan(exp.override({"seed": seed}), data).all_attackers)
+        for seed in (0, 0, 1, 2, 3, 4)
     ]
-    assert crews[0] == crews[1]
-    assert all(len(set(crew)) == 3 for crew in crews)
-    assert len(set(crews)) > 3
+    assert drawn[0] == drawn[1]
+    assert all(len(set(attackers)) == 3 for attackers in drawn)
+    assert len(set(drawn)) > 3
 
 
 def test_model_replacement_scales_by_those_who_are_there(data):

@@ -46,7 +46,7 @@ def test_poison_is_the_first_samples_of_a_batch(data):
     exp = BASE.override({"attack.poisoned_per_batch": 3, "attack.target": 2, "attack.magnitude": 0.5})
     rows = data.shards[0][:5]
     for labels, flipped in (("target", True), ("keep", False)):
-        attacker = AttackPlan(exp.override({"attack.labels": labels}), data).crew[0]
+        attacker = AttackPlan(exp.override({"attack.labels": labels}), data).all_attackers[0]
         x, y = data.features(rows), torch.tensor([0, 1, 0, 1, 0])
         attacker.poison(data, rows, x, y)
         assert torch.equal(x[3:], data.features(rows)[3:])
@@ -64,7 +64,7 @@ def test_a_distributed_backdoor_shows_whole_on_the_test_set(data):
     x = torch.zeros(3, PIXELS)
     torch.testing.assert_close(parts[0](x) + parts[1](x), whole(x))
     assert [int((p(x)[0] > 0).sum()) for p in parts] == [3, 2]
-    magnitudes = [a.magnitude for a in AttackPlan(exp, data).crew]
+    magnitudes = [a.magnitude for a in AttackPlan(exp, data).all_attackers]
     assert magnitudes == pytest.approx([float(p(x)[0].norm()) for p in parts])
     assert math.hypot(*magnitudes) == pytest.approx(0.1)
     assert torch.equal(crfl.backdoored(exp, data).x, whole(data.test.x))
@@ -92,7 +92,7 @@ def test_edge_cases_replace_samples_by_the_nearest(data, monkeypatch):
     changed = make_trigger(exp.attack, data, 0)(data.test.x)
     for x, found in zip(data.test.x, changed, strict=True):
         assert torch.equal(found, min(rare, key=lambda r: float((r - x).norm())))
-    bound = AttackPlan(exp, data).crew[0].magnitude
+    bound = AttackPlan(exp, data).all_attackers[0].magnitude
     assert (changed - data.test.x).norm(dim=1).max() <= bound <= rare.norm(dim=1).max() + data.max_feature_norm
     monkeypatch.setitem(TRIGGERS, "rare", edge_cases(rare[:, :9].numpy()))
     with pytest.raises(DataError, match=r"edge cases: got shape \(5, 9\), expected \(any, 36\)"):

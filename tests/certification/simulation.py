@@ -32,7 +32,7 @@ class World:
     noise: float = 0.0
     weights: np.ndarray | None = None
     """(T, N): p_{i,t}"""
-    crew: tuple = ()
+    attackers: tuple = ()
     scale: float = 1.0
     attack_rounds: tuple = ()
     poisoned: int = 0
@@ -93,7 +93,7 @@ def local_update(world, z, client, t, poison=None, layout=None):
     return w - z
 
 
-def simulate(world, poison=None, malicious=None, layout=None, crew_weights=None):
+def simulate(world, poison=None, malicious=None, layout=None, attacker_weights=None):
     """One run. `poison`: data of the attackers in the attack rounds; `malicious[(t, client)]`: (z, update) -> update
     sent instead. Returns a Trace; shapes of models (C, d + bias)."""
     trace, width = Trace(), world.x[0].shape[1] + world.bias
@@ -107,7 +107,7 @@ def simulate(world, poison=None, malicious=None, layout=None, crew_weights=None)
         for i in sequence:
             if p[i] == 0:
                 continue
-            attacks = attacked and i in world.crew
+            attacks = attacked and i in world.attackers
             u = local_update(world, z, i, t, poison if attacks else None, layout)
             if attacks:
                 u = world.dtype(world.scale) * u
@@ -141,10 +141,10 @@ def _far(a, b):
 
 def _round(world, t, z, norm, p, norms):
     matrix = z[:, :-1] if world.bias else z
-    crew = ()
+    attackers = ()
     if t in world.attack_rounds:
         steps = len(world.x[0]) // world.batch
-        crew = tuple(
+        attackers = tuple(
             AttackerRecord(
                 client=i,
                 weight=float(p[i]),
@@ -155,7 +155,7 @@ def _round(world, t, z, norm, p, norms):
                 magnitude=world.magnitude,
                 label_flip=world.flips,
             )
-            for i in world.crew
+            for i in world.attackers
         )
     return RoundRecord(
         round=t + 1,
@@ -165,12 +165,12 @@ def _round(world, t, z, norm, p, norms):
         clip_norm=world.clip,
         noise_std=world.noise if t < world.rounds - 1 else 0.0,
         weights=tuple(p.tolist()),
-        potential_weights=tuple(float(p[i]) or 1 / max(1, np.count_nonzero(p)) for i in world.crew),
+        potential_weights=tuple(float(p[i]) or 1 / max(1, np.count_nonzero(p)) for i in world.attackers),
         learning_rate_cap=float(world.rates[t]),
         decay=0.0 if world.decay is None else float(world.decay[t]),
         update_clip=None if world.update_clip is None else float(world.update_clip[t]),
         update_norms=None if world.update_clip is None else tuple(norms.tolist()),
-        attackers=crew,
+        attackers=attackers,
     )
 
 
@@ -199,7 +199,7 @@ def _record(world, rounds):
         feature_map=None,
         lipschitz=1.0,
         public_samples=0,
-        attackers=tuple(world.crew),
+        attackers=tuple(world.attackers),
         benign=False,
         seed=world.seed,
         rounds=tuple(rounds),

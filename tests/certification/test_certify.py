@@ -450,8 +450,8 @@ def test_only_labels_that_may_change_are_said_to(run, data):
     assert "round 4" in text
 
     def said(*flips):
-        crew = tuple(attacker(i, weight=0.1, label_flip=flip) for i, flip in enumerate(flips))
-        mixed = with_rounds(run, lambda r: replace(r, attackers=crew if r.attackers else ()))
+        attackers = tuple(attacker(i, weight=0.1, label_flip=flip) for i, flip in enumerate(flips))
+        mixed = with_rounds(run, lambda r: replace(r, attackers=attackers if r.attackers else ()))
         return crfl.certify(mixed, data).guarantee.statement
 
     assert "and of 1 of them labels, the poisoned samples of 2 attackers" in said(True, False)

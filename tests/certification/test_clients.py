@@ -212,7 +212,7 @@ def test_adaptive_poison_never_reaches_further(block):
         rng = np.random.default_rng(seed)
         world = replace(
             random_world(seed),
-            crew=tuple(range(int(rng.integers(1, 3)))),
+            attackers=tuple(range(int(rng.integers(1, 3)))),
             scale=float(rng.choice([1.0, 1.0, 4.0])),
             attack_rounds=(int(rng.integers(random_world(seed).rounds)),),
             poisoned=1,
@@ -235,7 +235,7 @@ def test_adaptive_poison_never_reaches_further(block):
 
 
 def test_v4_attackers_absent_in_the_round_on_record_count_elsewhere():
-    """In an unknown round the crew has the weights that it has whenever it takes part."""
+    """In an unknown round attackers have the weights that they have whenever they take part."""
     absent = attacker(weight=0.0, potential_weight=1 / 3)
     away = {"weights": (0.0, 0.5, 0.5, 0.0), "potential_weights": (1 / 3,) * 4}
     rounds = [make_round(1, [absent], **away), make_round(2, weights=(0.5, 0.5, 0, 0), potential_weights=(0.5,) * 4)]
@@ -249,19 +249,19 @@ def test_v4_attackers_absent_in_the_round_on_record_count_elsewhere():
 
 
 def test_v4_in_runs_of_which_attackers_may_be_absent():
-    """Attacked in any round, the crew drawn or not: the record of one run bounds them all."""
+    """Attacked in any round, the attackers drawn or not: the record of one run bounds them all."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        world = replace(random_world(seed), update_clip=None, crew=(0, 1), poisoned=1, magnitude=0.5, scale=2.0)
+        world = replace(random_world(seed), update_clip=None, attackers=(0, 1), poisoned=1, magnitude=0.5, scale=2.0)
         for t in range(world.rounds):
             attacked = replace(world, attack_rounds=(t,))
             found = distances(simulate(attacked, poison=steepest(world, rng)), simulate(attacked))
             for on_record in range(world.rounds):
                 record = simulate(replace(world, attack_rounds=(on_record,), scale=1.0, poisoned=0)).record
-                crew = simulate(replace(world, attack_rounds=(on_record,))).record.rounds[on_record].attackers
+                attackers = simulate(replace(world, attack_rounds=(on_record,))).record.rounds[on_record].attackers
                 rounds = list(simulate(replace(attacked, poisoned=0)).record.rounds)
                 rounds[t] = replace(rounds[t], attackers=())
-                rounds[on_record] = replace(rounds[on_record], attackers=crew)
+                rounds[on_record] = replace(rounds[on_record], attackers=attackers)
                 scenario = CoupledScenario(replace(record, rounds=tuple(rounds)), True, True)
                 assert found[-1, 0] <= scenario.cost(0.5)
 

@@ -24,14 +24,16 @@ TINY = 1e-10
 """More than rounding in float64 adds to these records."""
 
 
-def growth(record, round_, crew, copies=None):
+def expansion_factor(record, round_, attackers, num_attackers=None):
     """Lambda of a round: what becomes of the distance 1."""
-    return float(expansion(Rounding(LocalTraining(record)), round_, tuple(crew), copies)(np.array([1.0]))[0])
+    return float(
+        expansion(Rounding(LocalTraining(record)), round_, tuple(attackers), num_attackers)(np.array([1.0]))[0]
+    )
 
 
-def added(record, round_, crew, magnitude, before=0.0, copies=None):
+def added(record, round_, attackers, magnitude, before=0.0, num_attackers=None):
     rounding = Rounding(LocalTraining(record))
-    return poison(rounding, round_, tuple(crew), np.array([magnitude]), np.array([before]), copies)[0]
+    return poison(rounding, round_, tuple(attackers), np.array([magnitude]), np.array([before]), num_attackers)[0]
 
 
 def by_hand(magnitude, start=1.5, scale=5.0, weight=0.25, ratios=(0.2, 0.2, 0.2), rate=0.02, flip=True, decay=0.0):
@@ -69,11 +71,11 @@ def test_many_steps_are_bounded_tightly():
 
 
 def test_attackers_add_up():
-    crew = [attacker(0), attacker(1, scale=2.0, poison_ratios=(1.0,)), attacker(2, weight=0.1)]
+    attackers = [attacker(0), attacker(1, scale=2.0, poison_ratios=(1.0,)), attacker(2, weight=0.1)]
     rates = (0.02, 0.02, 0.05, 0.02)
-    record = make_record([make_round(1, crew, weights=(0.25, 0.25, 0.1, 0.4))], learning_rates=rates)
+    record = make_record([make_round(1, attackers, weights=(0.25, 0.25, 0.1, 0.4))], learning_rates=rates)
     expected = by_hand(0.3) + by_hand(0.3, scale=2.0, ratios=(1.0,)) + by_hand(0.3, weight=0.1, rate=0.05)
-    assert added(record, record.rounds[0], crew, 0.3) == pytest.approx(expected, rel=1e-9)
+    assert added(record, record.rounds[0], attackers, 0.3) == pytest.approx(expected, rel=1e-9)
 
 
 def test_domain_bounds_the_poisoned_samples():
@@ -158,13 +160,13 @@ def test_clipping_never_expands_and_rises_with_the_distance():
 
 def test_growth_without_scaling_is_one():
     record = make_record([])
-    assert growth(record, make_round(1), ()) == pytest.approx(1, abs=1e-12)
-    assert growth(record, make_round(1, weights=(0.5, 0, 0, 0.5)), ()) == pytest.approx(1, abs=1e-12)
+    assert expansion_factor(record, make_round(1), ()) == pytest.approx(1, abs=1e-12)
+    assert expansion_factor(record, make_round(1, weights=(0.5, 0, 0, 0.5)), ()) == pytest.approx(1, abs=1e-12)
 
 
 def test_growth_with_weight_decay_contracts():
     record = make_record([], weight_decay=2.0, client_sizes=(15, 15, 30, 30))
-    found = growth(record, make_round(1), ())
+    found = expansion_factor(record, make_round(1), ())
     assert found == pytest.approx((2 * 0.96**3 + 2 * 0.96**6) / 4, rel=1e-9)
 
 
@@ -174,16 +176,16 @@ def test_growth_of_scaled_rounds():
     a = 0.02 * 25 / 4
     alpha = (3 * a / (1 - a)) / (1 + 3 * a / (1 - a))
     for scale in (1.0, 2.0, 10.0, 100.0):
-        crew = (attacker(scale=scale),)
+        attackers = (attacker(scale=scale),)
         total = 0.75 + 0.25 * scale
         expected = max(1.0, 2 * total * alpha - 1)
-        assert growth(plain, make_round(1, crew), crew) == pytest.approx(expected, rel=1e-12)
+        assert expansion_factor(plain, make_round(1, attackers), attackers) == pytest.approx(expected, rel=1e-12)
     meek = (attacker(scale=0.3, weight=1.0),)  # |1 - 0.3 alpha| + 0.3 alpha = 1
     alone = make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",), smoothness=(12.5,))
-    assert growth(alone, make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
+    assert expansion_factor(alone, make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
     edge = make_record([], learning_rates=(0.16,) * 4)  # a = 1: nothing is gained over 2 S - 1
-    crew = (attacker(scale=5.0),)
-    assert growth(edge, make_round(1, crew), crew) == pytest.approx(2 * 2 - 1, rel=1e-12)
+    attackers = (attacker(scale=5.0),)
+    assert expansion_factor(edge, make_round(1, attackers), attackers) == pytest.approx(2 * 2 - 1, rel=1e-12)
 
 
 @given(st.integers(0, 10**6))
@@ -195,7 +197,7 @@ def test_growth_holds_for_linear_gradients(seed):
     record = make_record([], learning_rates=(rate,) * 4, client_sizes=(5 * tau,) * 4, weight_decay=decay)
     if rate > 2 / (beta + 2 * decay):
         return
-    crew = (attacker(scale=scale),)
+    attackers = (attacker(scale=scale),)
     total = np.eye(3)
     for client in range(4):
         local = np.eye(3)
@@ -204,13 +206,13 @@ def test_growth_holds_for_linear_gradients(seed):
             curvature = q @ np.diag(rng.choice([0, beta, rng.uniform(0, beta)], size=3)) @ q.T
             local = (np.eye(3) - rate * (curvature + decay * np.eye(3))) @ local
         total = total + 0.25 * (scale if client == 0 else 1.0) * (local - np.eye(3))
-    assert np.linalg.norm(total, 2) <= growth(record, make_round(1, crew), crew) * (1 + 1e-12)
+    assert np.linalg.norm(total, 2) <= expansion_factor(record, make_round(1, attackers), attackers) * (1 + 1e-12)
 
 
 def test_several_attack_rounds():
     record = make_record([make_round(1, [attacker()]), make_round(2, [attacker(scale=10.0)])])
     first = by_hand(0.1)
-    expands = growth(record, record.rounds[1], record.rounds[1].attackers)
+    expands = expansion_factor(record, record.rounds[1], record.rounds[1].attackers)
     second = expands * first + by_hand(0.1, start=1.5 + first, scale=10.0)
     found = CoupledScenario(record, before_clip=True).distances(0.1)
     np.testing.assert_allclose(found[:, 0], [first, second], rtol=1e-9)
@@ -242,19 +244,19 @@ def test_any_round_heeds_who_takes_part():
 
 
 def test_clipped_updates_bound_the_attackers():
-    crew = (attacker(scale=1000.0),)
-    rounds = [make_round(t, crew, update_clip=0.5) for t in (1, 2)]
+    attackers = (attacker(scale=1000.0),)
+    rounds = [make_round(t, attackers, update_clip=0.5) for t in (1, 2)]
     record = make_record(rounds)
-    assert added(record, rounds[0], crew, 10.0) == pytest.approx(2 * 0.25 * 0.5)
-    assert added(record, rounds[0], crew, math.inf) == pytest.approx(0.25)
+    assert added(record, rounds[0], attackers, 10.0) == pytest.approx(2 * 0.25 * 0.5)
+    assert added(record, rounds[0], attackers, math.inf) == pytest.approx(0.25)
     small = (attacker(scale=1.0),)  # never reaches S
     assert added(record, rounds[0], small, 0.1) == pytest.approx(by_hand(0.1, scale=1.0))
     a = 0.02 * 25 / 4
     alpha = 3 * a / (1 + 2 * a)
-    own = expansion(Rounding(LocalTraining(record)), rounds[1], crew)
+    own = expansion(Rounding(LocalTraining(record)), rounds[1], attackers)
     assert own(np.array([1e-4]))[0] == pytest.approx(1e-4 * (1 + 2 * 0.25 * 1000 * alpha))
     assert own(np.array([100.0]))[0] == pytest.approx(100 + 2 * 0.25 * 0.5)  # but by at most 2 p S
-    assert growth(record, rounds[1], small) == pytest.approx(1)
+    assert expansion_factor(record, rounds[1], small) == pytest.approx(1)
 
 
 def test_malicious_updates_count_by_their_norm():
@@ -285,10 +287,10 @@ def test_levels_restate_the_attack():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_so_many_attackers_cost_no_less_than_those_on_record(seed):
-    """Whoever is the strongest of a mixed crew: by label, scale or poison, with unequal weights, in several rounds."""
+    """Whoever is the strongest of mixed attackers: by label, scale or poison, with unequal weights, in several rounds."""
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.ones(4))
-    crew = tuple(
+    attackers = tuple(
         attacker(
             client,
             weight=float(weights[client]),
@@ -299,11 +301,11 @@ def test_so_many_attackers_cost_no_less_than_those_on_record(seed):
         for client in range(int(rng.integers(1, 4)))
     )
     clip = {} if rng.integers(2) else {"update_clip": float(rng.uniform(0.5, 3))}
-    rounds = [make_round(t, crew if t % 2 else (), weights=tuple(weights), **clip) for t in range(1, 6)]
+    rounds = [make_round(t, attackers if t % 2 else (), weights=tuple(weights), **clip) for t in range(1, 6)]
     scenario = CoupledScenario(make_record(rounds), before_clip=True)
     for magnitude in (0.0, 0.01, 1.0):
-        costs = [scenario.cost(magnitude, attackers=n) for n in range(len(crew) + 2)]
-        assert scenario.cost(magnitude) <= costs[len(crew)] * (1 + 1e-12)
+        costs = [scenario.cost(magnitude, attackers=n) for n in range(len(attackers) + 2)]
+        assert scenario.cost(magnitude) <= costs[len(attackers)] * (1 + 1e-12)
         assert costs == sorted(costs)
         assert costs[0] == 0
 
@@ -319,12 +321,14 @@ def test_rounding_counts_from_the_first_round_of_a_run_that_is_attacked():
 
 def test_an_unknown_round_is_no_better_than_any_known_one():
     """Also if hardly anything but rounding and the attackers' scaling happens."""
-    crew = [attacker(scale=100.0, label_flip=False)]
+    attackers = [attacker(scale=100.0, label_flip=False)]
     benign = CoupledScenario(
-        make_record([make_round(t, crew if t == 1 else ()) for t in range(1, 13)]), before_clip=True, any_round=True
+        make_record([make_round(t, attackers if t == 1 else ()) for t in range(1, 13)]),
+        before_clip=True,
+        any_round=True,
     )
     for known in range(1, 13):
-        rounds = [make_round(t, crew if t == known else ()) for t in range(1, 13)]
+        rounds = [make_round(t, attackers if t == known else ()) for t in range(1, 13)]
         scenario = CoupledScenario(make_record(rounds), before_clip=True)
         for magnitude in (0.0, 1e-9, 1e-3):
             assert benign.cost(magnitude) >= scenario.cost(magnitude) * (1 - 1e-12)

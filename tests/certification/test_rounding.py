@@ -178,7 +178,7 @@ def test_v1_local_models_far_larger_than_the_global_one(dtype, clip):
         dtype=dtype,
         clip=clip,
         noise=clip / 100 if math.isfinite(clip) else 0.0,
-        crew=(0,),
+        attackers=(0,),
         attack_rounds=(0,),
         poisoned=1,
         flips=False,
@@ -199,7 +199,7 @@ def half_spacings(ulps, large, rounds=5):
     x = np.array([[1.0, 0.0]] * 399 + [[0.0, large]])
     rate = ulps * 2.0**-24 / (1 - math.e / (1 + math.e))
     plan = {"rates": np.full(rounds, rate), "rounds": rounds, "batch": 1, "bias": False, "dtype": np.float32}
-    attack = {"crew": (0,), "attack_rounds": (0,), "poisoned": 1, "magnitude": 4.0, "flips": False}
+    attack = {"attackers": (0,), "attack_rounds": (0,), "poisoned": 1, "magnitude": 4.0, "flips": False}
     return World([x], [np.zeros(400, dtype=int)], 2, **plan, **attack, start=start)
 
 
@@ -227,7 +227,7 @@ def test_v3_decay_that_does_not_contract(exponent, by_server):
     present = np.zeros((rounds, 2))
     present[0, 0] = present[1:, 1] = 1.0  # the attacker in the first round, the other one later
     decay = {"decay": np.full(rounds, 2.0**exponent)} if by_server else {"weight_decay": 2.0**exponent / rate}
-    attack = {"crew": (0,), "attack_rounds": (0,), "poisoned": 1, "magnitude": 0.0}
+    attack = {"attackers": (0,), "attack_rounds": (0,), "poisoned": 1, "magnitude": 0.0}
     world = World(
         shards,
         [np.zeros(1, dtype=int), np.zeros(steps, dtype=int)],

@@ -27,9 +27,9 @@ def train(exp, data, benign=False):
     for t in range(1, exp.server.rounds + 1):
         if t > 1:
             w = w + exp.server.noise * draw(exp, "noise", t - 1, size=size)
-        crew = attackers(exp, data, t)
-        present = participants(exp, data, t, crew)
-        here = [client for client in crew if client in present]
+        attackers = attackers_of(exp, data, t)
+        present = participants(exp, data, t, attackers)
+        here = [client for client in attackers if client in present]
         rates = exp.local.learning_rate
         rates = list(rates) if isinstance(rates, tuple) else [rates] * len(shards)
         if exp.local.schedule == "inverse":
@@ -37,7 +37,7 @@ def train(exp, data, benign=False):
             rates = [min(rate, 1 / (decay * tau * (t + exp.local.schedule_offset))) for rate in rates]
         updates = {}
         for i in present:
-            own = crew.get(i)
+            own = attackers.get(i)
             poison = own if own and not benign else None
             updates[i] = local_training(exp, data, x, y, shards[i], i, t, w, rates[i], poison)
             if own:
@@ -76,7 +76,7 @@ def draw(exp, purpose, *ids, size):
     return torch.randn(size, generator=rng.stream(exp.seed, purpose, *ids)).numpy().astype(float)
 
 
-def attackers(exp, data, t):
+def attackers_of(exp, data, t):
     """The attackers of round t, by client, whether they take part or not."""
     attack = exp.attack
     rounds = [attack.round] if isinstance(attack.round, int) else list(attack.round or [])
@@ -91,7 +91,7 @@ def attackers(exp, data, t):
         members = sorted(order[: attack.clients])
     else:
         members = range(attack.clients)
-    crew = {}
+    attackers = {}
     for i, client in enumerate(members):
         own = {k: getattr(attack, k) for k in ("scale", "poisoned_per_batch", "target", "labels", "trigger", "update")}
         own["magnitude"] = attack.magnitude
@@ -100,11 +100,11 @@ def attackers(exp, data, t):
         own["pixel"] = own["magnitude"] / math.sqrt(max(1, len(own["trigger"])))
         if attack.distributed:
             own["trigger"] = [p for j, p in enumerate(attack.trigger) if j % len(members) == i]
-        crew[client] = own
-    return crew
+        attackers[client] = own
+    return attackers
 
 
-def participants(exp, data, t, crew):
+def participants(exp, data, t, attackers):
     """Numbers of those who take part in round t, rising."""
     n = len(data.shards)
     count = max(1, round(exp.server.participation * n))
@@ -112,8 +112,8 @@ def participants(exp, data, t, crew):
         return list(range(n))
     order = torch.randperm(n, generator=rng.stream(exp.seed, "participation", t)).tolist()
     if exp.attack.force_participation:
-        order = [*crew, *(client for client in order if client not in crew)]
-        count = max(count, len(crew))
+        order = [*attackers, *(client for client in order if client not in attackers)]
+        count = max(count, len(attackers))
     return sorted(order[:count])
 
 

@@ -91,7 +91,7 @@ def test_equals_algorithm_1_by_hand(tiny, changes, benign):
         assert round_.weights == pytest.approx([expected.get(i, 0.0) for i in range(len(SIZES))])
         if exp.server.update_clip is not None:
             assert round_.update_norms == pytest.approx([norm.get(i, 0.0) for i in range(len(SIZES))])
-        attacking = set(oracle.attackers(exp, tiny, round_.round))
+        attacking = set(oracle.attackers_of(exp, tiny, round_.round))
         assert {a.client for a in round_.attackers} == attacking
         assert {a.client for a in round_.attackers if a.weight} == attacking & {c for c, p in expected.items() if p}
 

@@ -144,7 +144,7 @@ def test_a_decay_that_takes_everything_leaves_the_aggregate(data):
 
 
 @pytest.mark.parametrize("rule", ["mean", "weighted_mean"])
-def test_the_whole_crew_stands_on_record_with_the_weight_that_it_would_have(data, rule):
+def test_all_attackers_are_on_record_with_the_weight_that_they_would_have(data, rule):
     changes = {"server.participation": 0.4, "attack.clients": [2, 0], "attack.every": 2, "server.aggregation": rule}
     record = record_of(data, changes | {"attack.round": 1, "server.rounds": 12})
     absences = set()
@@ -169,7 +169,7 @@ def test_the_whole_crew_stands_on_record_with_the_weight_that_it_would_have(data
     assert record.attackers == (2, 0)
 
 
-def test_an_attack_round_in_which_nobody_of_the_crew_took_part_is_one(data):
+def test_an_attack_round_in_which_no_attacker_took_part_is_one(data):
     changes = {"server.participation": 0.2, "attack.clients": [3], "attack.round": 1, "attack.every": 1}
     record = record_of(data, changes | {"attack.scale": "replace"})
     assert len(record.attack_rounds) == 6

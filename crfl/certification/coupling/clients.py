@@ -1,4 +1,4 @@
-"""Clients that send anything: how many of their updates, or of them, change nothing (Theorems 10 and 17)."""
+"""Arbitrary updates: how many of them, or how many clients that send them, change nothing (Theorems 10 and 17)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
+from crfl.certification.coupling.attackers import dropped
 from crfl.certification.coupling.clipping import clip_factor
-from crfl.certification.coupling.crew import dropped
 from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.recursion import Stage, rounded
@@ -20,9 +20,9 @@ from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
 
 BLOCK = 64
-"""Numbers of client-rounds, or of clients, that are looked at together."""
-MOST = 4096
-"""Most client-rounds that are counted."""
+"""Counts whose cost is computed at a time."""
+MAX_CLIENT_ROUNDS = 4096
+"""Client-rounds are counted up to this number: beyond it the count is a lower bound."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class _Round:
     """A round in which some clients may send anything."""
 
     stage: Stage
-    reach: FloatArray
-    """(N,): what a client's arbitrary update adds, in units of the update clip's reach: its weight."""
+    weights: FloatArray
+    """(N,): the weight of each client's update."""
     update: float
-    """2 S, or S against silence: what it adds for a weight of 1."""
+    """2 S, or S against sending nothing: what an arbitrary update adds for a weight of 1."""
     lost: float
-    """Largest 1 - c: what an honest client's own contraction is worth, for a weight of 1 and a distance of 1."""
+    """Largest 1 - c: the contraction that is lost with an honest client, for a weight of 1 and a distance of 1."""
 
     def cost(self, distance: FloatArray) -> FloatArray:
         """What an arbitrary update adds for a weight of 1 at distances D (K,)."""
@@ -51,12 +51,12 @@ def most_client_rounds(
     no clip bites, an upper bound where one does (Lemma 16).
     """
     rounds = _rounds(rounding, record, silent)
-    total = sum(int(np.count_nonzero(r.reach)) for r in rounds)
+    total = sum(int(np.count_nonzero(r.weights)) for r in rounds)
 
     def costs(counts: IntArray) -> FloatArray:
         return _client_rounds_distance(rounding, rounds, counts, before_clip)
 
-    return _largest(costs, budget, min(total, MOST))
+    return _largest(costs, budget, min(total, MAX_CLIENT_ROUNDS))
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,20 @@ class ClientScenario:
 
     @cached_property
     def _kinds(self) -> tuple[IntArray, IntArray]:
-        """Clients that have the same weights in all rounds: one of each kind, and how many there are."""
-        weights = np.stack([r.reach for r in self._all_rounds])
+        """Clients with the same weights in all rounds are one kind: the first client of each kind, and its size."""
+        weights = np.stack([r.weights for r in self._all_rounds])
         _, first, counts = np.unique(weights, axis=1, return_index=True, return_counts=True)
         return first, counts
 
     def _distance(self, counts: IntArray) -> FloatArray:
-        rounding, (first, copies) = self._rounding, self._kinds
-        effects = np.zeros((len(counts), len(first)))  # what each kind of client has added so far
+        rounding, (first, multiplicity) = self._rounding, self._kinds
+        effects = np.zeros((len(counts), len(first)))  # what a client of each kind has added so far
         drift = distance = np.zeros(len(counts))
         for now in self._all_rounds:
             factor, constant = now.stage.expansion.split(distance)
-            effects = factor[:, None] * effects + now.cost(distance)[:, None] * now.reach[first]
+            effects = factor[:, None] * effects + now.cost(distance)[:, None] * now.weights[first]
             drift = factor * drift + constant + rounded(rounding, now.stage, distance)
-            before = (_largest_sum(effects, copies, counts) + drift) * rounding.evaluation
+            before = (_largest_sum(effects, multiplicity, counts) + drift) * rounding.evaluation
             factor, distance, added = _clip(rounding, now.stage, before)
             effects, drift = effects * factor[:, None], drift * factor + added
         return before
@@ -123,7 +123,7 @@ def _client_rounds_distance(
     drift = distance = before = np.zeros(len(counts))
     for now in rounds:
         factor, constant = now.stage.expansion.split(distance)
-        largest = -np.sort(-now.reach)[:width]
+        largest = -np.sort(-now.weights)[:width]
         new = now.cost(distance)[:, None] * largest
         effects = -np.sort(-np.concatenate([factor[:, None] * effects, new], axis=1), axis=1)[:, :width] * mask
         drift = factor * drift + constant + rounded(rounding, now.stage, distance)
@@ -170,10 +170,10 @@ def _weights(round_: RoundRecord) -> FloatArray:
     return weights
 
 
-def _largest_sum(effects: FloatArray, copies: IntArray, counts: IntArray) -> FloatArray:
-    """Sum of the `counts` (K,) largest effects, if those of each column of (K, G) exist `copies` (G,) times."""
+def _largest_sum(effects: FloatArray, multiplicity: IntArray, counts: IntArray) -> FloatArray:
+    """Sum of the `counts` (K,) largest effects, if those of each column of (K, G) exist `multiplicity` (G,) times."""
     order = np.argsort(-effects, axis=1)
-    available = copies[order]
+    available = multiplicity[order]
     taken = np.clip(counts[:, None] - (np.cumsum(available, axis=1) - available), 0, available)
     total: FloatArray = (np.take_along_axis(effects, order, axis=1) * taken).sum(axis=1)
     return total

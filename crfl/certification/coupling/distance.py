@@ -1,4 +1,4 @@
-"""Delta: how far the models of a run and of its benign counterpart can be apart, by magnitude of the triggers.
+"""Delta: the largest distance of the models of a run and its benign counterpart, given the triggers' magnitude.
 
 Both start alike, take the same batches in the same order and get the same noise, and the attackers scale in both; only
 the attackers' data differs. Poison adds to the distance (poison.py), later rounds multiply it (expansion.py), clipping
@@ -14,8 +14,8 @@ import numpy as np
 
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, nonnegative
 from crfl.certification._monotone import largest_below
+from crfl.certification.coupling.attackers import Attackers, can_harm, in_round
 from crfl.certification.coupling.clients import most_client_rounds
-from crfl.certification.coupling.crew import Crew, as_models, can_harm, in_round
 from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.recursion import Stage, known_rounds, next_start, rounded, unknown_round
@@ -27,7 +27,17 @@ from crfl.record import RoundRecord, TrainingRecord
 
 @dataclass(frozen=True)
 class CoupledScenario:
-    """Delta, the largest distance of the final models of a run and its benign counterpart, by trigger magnitude."""
+    """Delta_T of attacks like the one on record, for any magnitude of the triggers (Theorems 6 and 8).
+
+    Call `check_coupled` first: it refuses the runs to which the theorems do not apply.
+
+    Example:
+        >>> import crfl
+        >>> run = crfl.train(exp := crfl.Experiment().override({"server.rounds": 12, "attack.round": 4}), crfl.load_data(exp))
+        >>> scenario = CoupledScenario(run.record, before_clip=True)
+        >>> scenario.cost(0.0) < scenario.cost(0.1) < scenario.cost(0.2)
+        True
+    """
 
     record: TrainingRecord
     before_clip: bool
@@ -45,7 +55,7 @@ class CoupledScenario:
         return largest_below(last, budget, self._rounding.local.diameter)
 
     def certifies(self, budget: FloatArray, cost: float) -> BoolArray:
-        """Delta < budget, strictly."""
+        """Where Delta < budget, strictly (m,)."""
         return cost < budget
 
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
@@ -94,34 +104,37 @@ class CoupledScenario:
 
     def _distances(self, stages: list[Stage], magnitudes: FloatArray):  # type: ignore[no-untyped-def]
         """Delta_t of each magnitude (k,) before and after the clipping of every round."""
-        if not any(stage.copies != 0 and can_harm(stage.crew) for stage in stages):
-            nothing = np.zeros(len(magnitudes))  # one run, not two
+        if not any(stage.num_attackers != 0 and can_harm(stage.attackers) for stage in stages):
+            nothing = np.zeros(len(magnitudes))  # the two runs are one and the same
             return ((nothing, nothing) for _ in stages)
         recursion = unknown_round if self.any_round else known_rounds
         return recursion(self._rounding, stages, magnitudes)
 
-    def _stages(self, poisoned: int | None, attackers: int | None) -> list[Stage]:
+    def _stages(self, poisoned: int | None, num_attackers: int | None) -> list[Stage]:
         """The rounds, with another q_B or another number of attackers."""
-        plain = poisoned is None and attackers is None
-        return self._recorded_stages if plain else self._make_stages(poisoned, attackers)
+        plain = poisoned is None and num_attackers is None
+        return self._recorded_stages if plain else self._make_stages(poisoned, num_attackers)
 
-    def _make_stages(self, poisoned: int | None, attackers: int | None) -> list[Stage]:
-        known = {r.round: attackers_like(self.record, r, poisoned, attackers) for r in self.record.attack_rounds}
+    def _make_stages(self, poisoned: int | None, num_attackers: int | None) -> list[Stage]:
+        known = {r.round: attackers_like(self.record, r, poisoned, num_attackers) for r in self.record.attack_rounds}
         supposed, rounds = next(iter(known.values()), ()), self.record.rounds
         stages = []
         for round_, following in zip(rounds, (*rounds[1:], None), strict=True):
             scaling = known.get(round_.round, ())
-            crew = in_round(self.record, supposed, round_) if self.any_round else scaling
-            if attackers is not None:
-                scaling, crew = as_models(scaling), as_models(crew)
-            stages.append(self._stage(round_, following, scaling, crew, attackers))
+            attackers = in_round(self.record, supposed, round_) if self.any_round else scaling
+            stages.append(self._stage(round_, following, scaling, attackers, num_attackers))
         return stages
 
     def _stage(
-        self, round_: RoundRecord, following: RoundRecord | None, scaling: Crew, crew: Crew, copies: int | None
+        self,
+        round_: RoundRecord,
+        following: RoundRecord | None,
+        scaling: Attackers,
+        attackers: Attackers,
+        num_attackers: int | None,
     ) -> Stage:
-        own = expansion(self._rounding, round_, scaling, copies)
-        attacked = own if crew == scaling else expansion(self._rounding, round_, crew, copies)
-        shares = [self._rounding.round_share(round_, members, copies) for members in {scaling, crew}]
+        own = expansion(self._rounding, round_, scaling, num_attackers)
+        attacked = own if attackers == scaling else expansion(self._rounding, round_, attackers, num_attackers)
+        shares = [self._rounding.round_share(round_, members, num_attackers) for members in {scaling, attackers}]
         slope, constant = max(s for s, _ in shares), max(c for _, c in shares)
-        return Stage(round_, following, crew, copies, own, attacked, slope, constant)
+        return Stage(round_, following, attackers, num_attackers, own, attacked, slope, constant)

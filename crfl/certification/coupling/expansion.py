@@ -1,4 +1,4 @@
-"""What a round multiplies: Lambda_t, by how much it can enlarge a distance that was there before (Theorem 8)."""
+"""What a round multiplies: Lambda_t, by which it can enlarge the distance of two runs at its start (Theorem 8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
-from crfl.certification.coupling.crew import Crew, dropped, learners
+from crfl.certification.coupling.attackers import Attackers, dropped, with_trained_updates
 from crfl.certification.coupling.rounding import Rounding, computed_norm
 from crfl.record import AttackerRecord, RoundRecord
 
@@ -58,7 +58,9 @@ def _times(coefficient: FloatArray, distance: FloatArray) -> FloatArray:
     return np.where(coefficient > 0, coefficient * np.where(coefficient > 0, distance, 0.0), 0.0)
 
 
-def expansion(rounding: Rounding, round_: RoundRecord, crew: Crew, copies: int | None = None) -> Expansion:
+def expansion(
+    rounding: Rounding, round_: RoundRecord, attackers: Attackers, num_attackers: int | None = None
+) -> Expansion:
     """What a round multiplies: Lambda_t of Theorem 8 in docs/theory.md, with server decay and clipped updates.
 
     With v = (1 - kappa) z + sum p gamma u(z), and u(z) + z both c-Lipschitz, c = (1 - eta lambda)^tau, and averaged
@@ -71,25 +73,29 @@ def expansion(rounding: Rounding, round_: RoundRecord, crew: Crew, copies: int |
     Args:
         rounding: of the run.
         round_: the round.
-        crew: who scales in it, in both runs.
-        copies: so many attackers instead of the crew, each like the one that makes Lambda largest.
+        attackers: who scales in it, in both runs.
+        num_attackers: this many attackers instead, each like the one of `attackers` that makes Lambda largest.
 
     Returns:
         The map of distances.
     """
     terms = _Terms.of(rounding, round_)
-    thresholds, order = _unclipped_below(rounding, round_, crew)
-    if copies is None or not crew:
-        found = [terms.factors(order, crew, round_)]
+    thresholds, order = _unclipped_below(rounding, round_, attackers)
+    if num_attackers is None or not attackers:
+        found = [terms.factors(order, attackers, round_)]
     else:  # each side is convex in what the attackers add, so no mixture exceeds the worst of them
-        found = [terms.factors(order, (a,) * copies, round_) for a in crew]
+        found = [terms.factors(order, (a,) * num_attackers, round_) for a in attackers]
     first, second = np.max([f[0] for f in found], axis=0), np.max([f[1] for f in found], axis=0)
     scaled, cap = max(f[2] for f in found), max(f[3] for f in found)
     cumulated = np.append(0.0, np.cumsum(terms.weights[order]))
     apart = np.append(0.0, np.cumsum(2 * (terms.weights * terms.alpha)[order]))
     clip = math.inf if round_.update_clip is None else round_.update_clip
     own_rounding = float(gamma(2 * len(terms.weights) + 16))
-    largest = 2 + terms.weights.sum() + (1 if copies is None else copies) * sum(a.weight * abs(a.scale) for a in crew)
+    largest = (
+        2
+        + terms.weights.sum()
+        + (1 if num_attackers is None else num_attackers) * sum(a.weight * abs(a.scale) for a in attackers)
+    )
     with np.errstate(invalid="ignore"):
         caps = np.where(cumulated > 0, 2 * clip * cumulated, 0.0)
     return Expansion(thresholds, np.minimum(first, second) + own_rounding * largest, apart, caps, scaled, cap)
@@ -120,12 +126,14 @@ class _Terms:
             math.inf if round_.update_clip is None else round_.update_clip,
         )
 
-    def factors(self, order: IntArray, crew: Crew, round_: RoundRecord) -> tuple[FloatArray, FloatArray, float, float]:
+    def factors(
+        self, order: IntArray, attackers: Attackers, round_: RoundRecord
+    ) -> tuple[FloatArray, FloatArray, float, float]:
         """Both sides of Lambda if the first j of the clients in `order` count apart, (n + 1,) each; then `scaled`."""
         p, alpha, c, kappa = self.weights, self.alpha, self.contraction, self.decay
         total, size, averaged, averaged_size = p.sum(), p @ c, p @ alpha, p @ (alpha * np.maximum(c, 1.0))
         scaled = cap = 0.0
-        for x in crew:
+        for x in attackers:
             if dropped(round_, x):  # the weights on record are those of the others alone
                 total -= max(x.weight, x.potential_weight)
                 continue
@@ -147,7 +155,7 @@ class _Terms:
         return bool(abs(attacker.scale) * self.longest[attacker.client] * (1 + gamma(64)) > self.update_clip)
 
 
-def _unclipped_below(rounding: Rounding, round_: RoundRecord, crew: Crew) -> tuple[FloatArray, IntArray]:
+def _unclipped_below(rounding: Rounding, round_: RoundRecord, attackers: Attackers) -> tuple[FloatArray, IntArray]:
     """Up to which distance of the runs at the start of the round an honest client's update is clipped in neither run.
 
     ||u|| + 2 alpha D + rounding <= S with the norm on record (Proposition 9), or S >= tau eta sqrt(2) B. Rising, with
@@ -166,8 +174,8 @@ def _unclipped_below(rounding: Rounding, round_: RoundRecord, crew: Crew) -> tup
         known = computed_norm(1.0, rounding.norm_error) * np.array(round_.update_norms)
         slope = 2 * local.averaging(rates) + error.slope
         limit = np.maximum(limit, (clip - known - 2 * error.at(norm)) / slope)
-    scaled = np.isin(np.arange(len(rates)), [a.client for a in learners(crew)])
-    malicious = np.isin(np.arange(len(rates)), [a.client for a in crew if a.update is not None])
+    scaled = np.isin(np.arange(len(rates)), [a.client for a in with_trained_updates(attackers)])
+    malicious = np.isin(np.arange(len(rates)), [a.client for a in attackers if a.update is not None])
     some = np.flatnonzero((np.array(round_.weights) > 0) & ~scaled & ~malicious)
     order = some[np.argsort(limit[some], kind="stable")]
     return limit[order] * (1 - gamma(16)), order

@@ -34,9 +34,9 @@ def local_steps(record: TrainingRecord) -> FloatArray:
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """Bounds on what clients compute in a round, whatever their data: features, step sizes, Lipschitz constants.
+    """What is known of the clients' local training from the record: norms of features, rates, Lipschitz constants.
 
-    Bounds are raised, or lowered, by the rounding of their own evaluation.
+    Every bound covers the rounding of its own evaluation.
     """
 
     record: TrainingRecord

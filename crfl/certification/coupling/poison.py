@@ -8,7 +8,7 @@ import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import SPECTRAL_ERROR
-from crfl.certification.coupling.crew import Crew, dropped, learners
+from crfl.certification.coupling.attackers import Attackers, dropped, with_trained_updates
 from crfl.certification.coupling.rounding import Rounding, computed_norm, update_error
 from crfl.certification.lipschitz import sharp_lipschitz
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
@@ -17,10 +17,10 @@ from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
 def poison(
     rounding: Rounding,
     round_: RoundRecord,
-    crew: Crew,
+    attackers: Attackers,
     magnitudes: FloatArray,
     before: FloatArray,
-    copies: int | None = None,
+    num_attackers: int | None = None,
 ) -> FloatArray:
     """What the poison of a round adds to the distance (Lemma 5 and Theorem 8 of docs/theory.md).
 
@@ -34,23 +34,26 @@ def poison(
     Args:
         rounding: of the run.
         round_: the round.
-        crew: the attackers.
+        attackers: whose poison counts in it.
         magnitudes: ||delta||, (k,).
         before: by how much the runs may differ at the start of the round, (k,).
-        copies: so many attackers instead of the crew, each like the one who adds most.
+        num_attackers: this many attackers instead, each like the one of `attackers` who adds most.
 
     Returns:
         (k,), rising with both.
     """
     nothing = np.zeros(len(magnitudes))
-    if copies is not None:
-        each = [poison(rounding, round_, (a,), magnitudes, before) for a in crew]
-        return copies * np.max([nothing, *each], axis=0) if copies else nothing
-    clip, heard = _clip_reach(rounding, round_), tuple(a for a in learners(crew) if not dropped(round_, a))
-    sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in crew)
+    if num_attackers is not None:
+        each = [poison(rounding, round_, (a,), magnitudes, before) for a in attackers]
+        return num_attackers * np.max([nothing, *each], axis=0) if num_attackers else nothing
+    clip, heard = (
+        _clip_reach(rounding, round_),
+        tuple(a for a in with_trained_updates(attackers) if not dropped(round_, a)),
+    )
+    sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in attackers)
     more = 1 + rounding.aggregation(len(round_.weights))
     total = nothing + sent * (1 + 2 * rounding.projection) * more
-    for (client, scale, ratios, flips), share in _alike(rounding, round_, heard).items():
+    for (client, scale, ratios, flips), share in _group_alike(rounding, round_, heard).items():
         if share * scale != 0 and any(ratios):
             moved = _poisoned_update(rounding, round_, client, ratios, flips, magnitudes, before)
             total += share * np.minimum(scale * moved, 2 * clip) * more
@@ -78,10 +81,10 @@ def _poisoned_update(
         error, step_error = _poisoned_rounding(rounding, round_, client, poisoned, before[:, None], size)
         pace = rate * math.sqrt(2) * (nodes * clean + poison_so_far[nodes] * (poisoned - clean))
         kappa = start + before[:, None] + pace + nodes * step_error
-        change = sharp_lipschitz(_infinite(kappa), poisoned) * moved
-        change = _infinite(np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean)
+        change = sharp_lipschitz(_nan_to_inf(kappa), poisoned) * moved
+        change = _nan_to_inf(np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean)
         any_two = math.sqrt(2) * (clean + poisoned)  # any two gradients differ by no more
-        total: FloatArray = _sum_of_steps(change, any_two, weights, nodes) + _infinite(error[:, 0])
+        total: FloatArray = _sum_of_steps(change, any_two, weights, nodes) + _nan_to_inf(error[:, 0])
     return total
 
 
@@ -90,7 +93,7 @@ NODES = 18
 
 
 def _nodes(ratios: tuple[float, ...]) -> IntArray:
-    """The local steps at which the bound is computed: more at first, where it bends."""
+    """The local steps at which the gradient bound is computed: closer at first, where it bends."""
     size = len(ratios)
     if size <= NODES or len(set(ratios)) > 1:
         return np.arange(size)
@@ -104,15 +107,15 @@ def _sum_of_steps(change: FloatArray, most: FloatArray, weights: FloatArray, nod
     The spectral norm grows evenly from step to step and the bound is convex in it: chords lie above.
     """
     if len(nodes) == len(weights):
-        return _infinite(np.minimum(change, most) @ weights)
+        return _nan_to_inf(np.minimum(change, most) @ weights)
     step = np.arange(len(weights))
     part = np.clip(np.searchsorted(nodes, step, side="right") - 1, 0, len(nodes) - 2)
     right = (step - nodes[part]) / (nodes[part + 1] - nodes[part])
     left_sums = np.bincount(part, weights * (1 - right), len(nodes) - 1)
     right_sums = np.bincount(part, weights * right, len(nodes) - 1)
     chords = change[:, :-1] * left_sums + np.where(right_sums > 0, change[:, 1:], 0.0) * right_sums
-    total: FloatArray = np.minimum(_infinite(chords), most * (left_sums + right_sums)).sum(axis=1)
-    return _infinite(total)
+    total: FloatArray = np.minimum(_nan_to_inf(chords), most * (left_sums + right_sums)).sum(axis=1)
+    return _nan_to_inf(total)
 
 
 def _poisoned_rounding(
@@ -126,12 +129,14 @@ def _poisoned_rounding(
     tau, unit = np.full_like(poisoned, float(steps)), rounding.arithmetic.unit
     error, largest = update_error(tau, poisoned, rate, local.record.weight_decay, step, unit)
     norm = computed_norm(round_.start_norm, rounding.norm_error) + before
-    return _infinite(error.at(norm)), _infinite(step.at(_infinite(largest.at(norm))))
+    return _nan_to_inf(error.at(norm)), _nan_to_inf(step.at(_nan_to_inf(largest.at(norm))))
 
 
 def _arbitrary_update(record: TrainingRecord, round_: RoundRecord, attacker: AttackerRecord) -> float:
-    """What an attacker adds that does not send what it learnt: p times the norm, or if it was dropped, p S (against
-    sending nothing) or 2 p S (against what it learnt)."""
+    """What an attacker adds whose update is not the one it trained (Theorem 10).
+
+    A malicious update: p times its norm, against sending nothing. A dropped one: p S if it was malicious, else 2 p S.
+    """
     if dropped(round_, attacker):
         clip = math.inf if round_.update_clip is None else round_.update_clip
         return max(attacker.weight, attacker.potential_weight) * clip * (1 if attacker.update else 2)
@@ -161,13 +166,13 @@ def _clip_reach(rounding: Rounding, round_: RoundRecord) -> float:
 _Kind = tuple[int, float, tuple[float, ...], bool]
 
 
-def _alike(rounding: Rounding, round_: RoundRecord, crew: Crew) -> dict[_Kind, float]:
-    """Attackers whose updates are bounded alike, as one of them with the sum of their weights."""
+def _group_alike(rounding: Rounding, round_: RoundRecord, attackers: Attackers) -> dict[_Kind, float]:
+    """Attackers with the same bound, as one of them with the sum of their weights: each bound is computed once."""
     local = rounding.local
     rates, sizes = local.rates(round_), local.batch_sizes
     lipschitz = local.step_lipschitz(rates)
     groups: dict[tuple[float, ...], tuple[_Kind, float]] = {}
-    for a in crew:
+    for a in attackers:
         i, scale = a.client, abs(a.scale)
         key = (scale, rates[i], sizes[i], lipschitz[i], a.label_flip, *a.poison_ratios)
         kind, share = groups.get(key, ((i, scale, a.poison_ratios, a.label_flip), 0.0))
@@ -175,6 +180,6 @@ def _alike(rounding: Rounding, round_: RoundRecord, crew: Crew) -> dict[_Kind, f
     return dict(groups.values())
 
 
-def _infinite(values: FloatArray) -> FloatArray:
-    """NaN, which only 0 times infinity can have made here, taken as infinity: the safe side."""
+def _nan_to_inf(values: FloatArray) -> FloatArray:
+    """NaN as infinity, the safe side: only 0 times infinity can have made it here."""
     return np.where(np.isnan(values), np.inf, values)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crfl.certification._checks import FloatArray
+from crfl.certification.coupling.attackers import Attackers
 from crfl.certification.coupling.clipping import clipped_distance
-from crfl.certification.coupling.crew import Crew
 from crfl.certification.coupling.expansion import Expansion
 from crfl.certification.coupling.poison import poison
 from crfl.certification.coupling.rounding import Rounding, computed_norm
@@ -18,22 +18,22 @@ from crfl.record import RoundRecord
 
 @dataclass(frozen=True)
 class Stage:
-    """A round as the distance sees it, whatever the triggers' magnitude."""
+    """What the recursion needs of a round; none of it depends on the triggers' magnitude."""
 
     round: RoundRecord
     following: RoundRecord | None
     """The next round; None after the last."""
-    crew: Crew
+    attackers: Attackers
     """Whose poison counts in this round."""
-    copies: int | None
-    """So many attackers like one of the crew, instead of the crew."""
+    num_attackers: int | None
+    """This many attackers instead, each like one of `attackers`; None: the attackers themselves."""
     expansion: Expansion
     """What the round multiplies as it is on record."""
     attacked: Expansion
-    """What it multiplies if the crew attacks."""
+    """What it multiplies if `attackers` attack in it."""
     slope: float
     constant: float
-    """Rounding of one run until the models are clipped: slope ||z_t|| + constant; the larger with and without crew."""
+    """Rounding of one run until the models are clipped: slope ||z_t|| + constant, the larger with and without attack."""
 
 
 def rounded(rounding: Rounding, stage: Stage, distance: FloatArray) -> FloatArray:
@@ -63,10 +63,10 @@ def next_start(rounding: Rounding, stage: Stage, distance: FloatArray) -> FloatA
 def known_rounds(
     rounding: Rounding, stages: Sequence[Stage], magnitudes: FloatArray
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Delta_t before and after the clipping of every round, (k,) each, if the crews attack (Theorem 8)."""
+    """Delta_t before and after the clipping of every round, (k,) each, if the attackers of every stage attack (Theorem 8)."""
     start = np.zeros(len(magnitudes))
     for stage in stages:
-        added = poison(rounding, stage.round, stage.crew, magnitudes, start, stage.copies)
+        added = poison(rounding, stage.round, stage.attackers, magnitudes, start, stage.num_attackers)
         before = (stage.expansion(start) + added + rounded(rounding, stage, start)) * rounding.evaluation
         after = after_clip(rounding, stage, before)
         yield before, after
@@ -83,7 +83,7 @@ def unknown_round(
     """
     start = drift = np.zeros(len(magnitudes))
     for stage in stages:
-        added = poison(rounding, stage.round, stage.crew, magnitudes, drift, stage.copies)
+        added = poison(rounding, stage.round, stage.attackers, magnitudes, drift, stage.num_attackers)
         now = stage.attacked(drift) + added + rounded(rounding, stage, drift)
         earlier = stage.expansion(start) + rounded(rounding, stage, start)
         before = np.maximum(now, earlier) * rounding.evaluation

@@ -1,4 +1,4 @@
-"""Where the coupling argument does not apply to a run, and why."""
+"""The runs to which the coupling argument does not apply, and the reasons (docs/theory.md, section 5)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ UNKNOWN_ATTACK = (
 
 
 def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
-    """CertificateError, naming every reason, where the coupling argument does not apply to a run (section 5).
+    """Refuse runs to which the coupling argument does not apply.
 
     Args:
         record: of the run.
-        any_round: the attack is supposed to have been in one round, whichever it was.
+        any_round: whether the certificate is about one attack in an unknown round.
+
+    Raises:
+        CertificateError: it names every reason.
     """
     reasons = _reasons(record)
     if not _malicious_bounded(record, any_round):
@@ -37,7 +40,7 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
 
 
 def check_clients(record: TrainingRecord) -> None:
-    """CertificateError, naming every reason, where nothing is known of clients that send anything in every round."""
+    """Refuse runs to which Theorem 17 does not apply; the CertificateError names every reason."""
     reasons = _reasons(record)
     if any(r.update_clip is None for r in record.rounds):
         reasons.append("the server did not clip updates, so one client can do anything; set server.update_clip")
@@ -46,7 +49,7 @@ def check_clients(record: TrainingRecord) -> None:
 
 
 def steps_too_long(record: TrainingRecord) -> list[str]:
-    """What is wrong if a step on a client's convex, beta-smooth loss can drive two runs apart; [] if it cannot."""
+    """Why a local step may move two runs apart: eta > 2 / (beta + 2 lambda), condition (2). Empty if no step may."""
     smoothness = np.minimum(np.array(record.smoothness, dtype=np.float64), feature_bound(record) ** 2 / 2)
     limits = 2 / (smoothness + 2 * record.weight_decay)
     for round_ in record.rounds:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, UNDERFLOW, Arithmetic, arithmetic, gamma
-from crfl.certification.coupling.crew import Crew
+from crfl.certification.coupling.attackers import Attackers
 from crfl.certification.coupling.local import LocalTraining
 from crfl.record import AttackerRecord, RoundRecord
 
@@ -115,20 +115,24 @@ class Rounding:
             reach * (math.sqrt(2) * clean + decay * largest.constant) + error.constant,
         )
 
-    def round_share(self, round_: RoundRecord, crew: Crew, copies: int | None = None) -> tuple[float, float]:
+    def round_share(
+        self, round_: RoundRecord, attackers: Attackers, num_attackers: int | None = None
+    ) -> tuple[float, float]:
         """Rounding of one run until the models are clipped, A ||z_t|| + C: the numbers A and C (Lemma 24).
 
-        `crew`: who scales in the round; `copies`: so many attackers like one of them instead.
+        `attackers`: who scales in the round; `num_attackers`: this many instead, each like one of them.
         """
-        if copies is not None and crew:
-            shares = [self._round_share(round_, ((a, copies),)) for a in crew]
+        if num_attackers is not None and attackers:
+            shares = [self._round_share(round_, ((a, num_attackers),)) for a in attackers]
             return max(slope for slope, _ in shares), max(constant for _, constant in shares)
-        return self._round_share(round_, tuple((a, 1) for a in crew))
+        return self._round_share(round_, tuple((a, 1) for a in attackers))
 
-    def _round_share(self, round_: RoundRecord, crew: tuple[tuple[AttackerRecord, int], ...]) -> tuple[float, float]:
+    def _round_share(
+        self, round_: RoundRecord, attackers: tuple[tuple[AttackerRecord, int], ...]
+    ) -> tuple[float, float]:
         weights = np.array(round_.weights, dtype=np.float64)
         scales, operations = np.ones(len(weights)), self.arithmetic.operations
-        for a, count in crew:
+        for a, count in attackers:
             weights[a.client] = max(weights[a.client], count * a.weight)
             scales[a.client] = max(abs(a.scale), 1.0)
         error, length = self.clean_training(round_)

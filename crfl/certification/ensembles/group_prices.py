@@ -136,11 +136,11 @@ def poisoned_record(record: TrainingRecord, samples: int) -> TrainingRecord:
     spread = max(_spread(record, round_, shares) for round_ in record.rounds)
     ratios = samples * spread * shares * (1 + SLACK)
     first = record.rounds[0]
-    crew = tuple(_attacker(record, first, client, float(ratio)) for client, ratio in enumerate(ratios))
+    attackers = tuple(_attacker(record, first, client, float(ratio)) for client, ratio in enumerate(ratios))
     return replace(
         record,
         attackers=tuple(range(len(shares))),
-        rounds=(replace(first, attackers=crew), *record.rounds[1:]),
+        rounds=(replace(first, attackers=attackers), *record.rounds[1:]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The kinds of certificates of a run, one a module: published, smoothing, margin, clients.
+"""The kinds of certificates: published, margin and smoothing (coupled.py), clients, ensemble.
 
-Each takes a run and test samples, computes what every prediction's budget is, and what attacks cost.
+Each takes a run and test samples, and compares every prediction's budget with what attacks cost.
 """

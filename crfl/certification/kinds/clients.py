@@ -9,7 +9,7 @@ from crfl.certification.certificate import ClientCertificate
 from crfl.certification.coupling.clients import ClientScenario
 from crfl.certification.coupling.refusals import check_clients
 from crfl.certification.kinds.task import Run, Task, Test
-from crfl.certification.margin import lowered_budget, margin_budget
+from crfl.certification.margin import budget_before_clip, lowered_budget, margin_budget
 
 
 def certify_clients(run: Run, test: Test, *, device: str | torch.device | None = None) -> ClientCertificate:
@@ -41,9 +41,7 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     task, record = Task.of(run, test, device), run.record
     check_clients(record)
     logits, norms = task.linear()
-    last = record.rounds[-1]
-    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm)
-    budget = lowered_budget(record, budget)
+    budget = lowered_budget(record, budget_before_clip(record, margin_budget(logits, norms)))
     scenario = ClientScenario(record)
     least = scenario.cost(0)
     return ClientCertificate(

@@ -13,7 +13,7 @@ from crfl.certification.bounds.votes import Method, ProbabilityBounds
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.refusals import check_coupled
 from crfl.certification.kinds.task import Run, Task, Test, check_attack_round
-from crfl.certification.margin import lowered_budget, margin_budget, smoothing_budget_from_logs
+from crfl.certification.margin import budget_before_clip, lowered_budget, margin_budget, smoothing_budget_from_logs
 from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 
@@ -30,7 +30,7 @@ def certify_margin(
         certified where  Delta(radius) < min_b (l_A - l_b) / (sqrt(2) ||x~||)
 
     Delta bounds the distance of the run's model to its benign counterpart's, before the last clipping, which scales a
-    linear model and keeps its predictions. Proof: docs/theory.md, section 5.
+    linear model and keeps its predictions. Proof: docs/theory.md, sections 5 and 6.
 
     Args:
         run: A TrainingRun of softmax regression.
@@ -56,8 +56,7 @@ def certify_margin(
     task = Task.of(run, test, device)
     check_coupled(run.record, any_round=any_round)
     logits, norms = task.linear()
-    last = run.record.rounds[-1]
-    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm)
+    budget = budget_before_clip(run.record, margin_budget(logits, norms))
     return _coupled(task, "margin", logits.argmax(axis=1), budget, any_round, None, None)
 
 
@@ -77,7 +76,7 @@ def certify_smoothing(
         certified where  Delta(radius) < sigma / 2 (Phi^-1(pA) - Phi^-1(pB)),  Delta after the last clipping
 
     Never larger than that of `certify_margin`, whose predictions are the same where the noise is isotropic. It is here
-    to compare with, and for the vote itself. Proof: docs/theory.md, section 5.
+    to compare with, and for the vote itself. Proof: docs/theory.md, sections 5 and 6.
 
     Args:
         run: A TrainingRun of softmax regression.
