@@ -21,8 +21,6 @@ from crfl.certification.certify import certify
 from crfl.cli.output import in_options, show
 from crfl.ensemble_run import EnsembleRun
 from crfl.errors import CertificateError, CertificateWarning
-from crfl.ensemble_run import EnsembleRun
-from crfl.errors import CertificateError, CertificateWarning
 from crfl.report.run import COUNTS, RADII, SAMPLES
 from crfl.report.saved import read_certificates
 from crfl.runs.certificates import save_certificate

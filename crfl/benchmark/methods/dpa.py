@@ -17,7 +17,8 @@ from crfl.benchmark.union import flip_labels, norm_bound
 from crfl.certification.ensembles.plurality import count_votes, max_changed_votes, plurality
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.ensemble import EnsembleRun, train_ensemble
+from crfl.ensemble import train_ensemble
+from crfl.ensemble_run import EnsembleRun
 from crfl.groups import deal_clients
 
 __all__ = ["ASSUMPTIONS", "ENTRIES", "deal_samples", "partitions_of", "train_partitions"]

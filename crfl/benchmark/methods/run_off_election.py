@@ -15,7 +15,7 @@ from crfl.benchmark.methods.dpa import ASSUMPTIONS, partitions_of, train_partiti
 from crfl.benchmark.union import flip_labels
 from crfl.certification.ensembles.run_off import run_off_price, run_off_winner
 from crfl.data.federated import Split
-from crfl.ensemble import EnsembleRun
+from crfl.ensemble_run import EnsembleRun
 
 __all__ = ["ENTRIES"]
 
