@@ -108,7 +108,8 @@ def _out_of_range(record: TrainingRecord) -> list[str]:
     largest, smallest = max(scale, feature_bound(record)), math.inf
     for round_ in record.rounds:
         rates = local.rates(round_)
-        length = float(local.longest_update(rates, round_.start_norm).max(initial=0.0))
+        with np.errstate(invalid="ignore"):  # a norm that is not finite is refused anyway
+            length = float(local.longest_update(rates, round_.start_norm).max(initial=0.0))
         largest = max(
             largest, round_.start_norm, round_.pre_clip_norm, rates.max(initial=0.0), max(scale, 1.0) * length
         )
