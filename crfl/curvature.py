@@ -13,6 +13,8 @@ from crfl.data.federated import FederatedData
 
 CHUNK = 256
 """Clients of one size that are looked at together."""
+ROUNDED = {"float64": 1e-9, "float32": 2.0**-21}
+"""Share by which the eigenvalue is raised: for its own rounding, and in float32 for that of scale times x."""
 
 
 def batch_smoothness(data: FederatedData, local: Local, bias: bool) -> npt.NDArray[np.float64]:
@@ -34,14 +36,14 @@ def batch_smoothness(data: FederatedData, local: Local, bias: bool) -> npt.NDArr
         for start in range(0, len(members), CHUNK):
             some = members[start : start + CHUNK]
             top = _top_eigenvalues(data, some, bias)
-            smoothness[some] = np.minimum(smoothness[some], top / batch / 2 * (1 + 1e-9))  # the eigenvalue is rounded
+            smoothness[some] = np.minimum(smoothness[some], top / batch / 2 * (1 + ROUNDED[local.precision]))
     return smoothness
 
 
 def _top_eigenvalues(data: FederatedData, clients: npt.NDArray[np.int64], bias: bool) -> npt.NDArray[np.float64]:
     """The largest eigenvalue of the sum of x~ x~^T over the shard of each of these clients of one size, (k,)."""
     rows = torch.stack([data.shards[client] for client in clients.tolist()])
-    x = data.features(rows.flatten()).double().view(*rows.shape, -1)
+    x = (data.x[rows.flatten()].double() * data.scale).view(*rows.shape, -1)  # as it is trained on in float64
     if bias:
         x = torch.cat([x, x.new_ones(*rows.shape, 1)], dim=2)
     gram = x @ x.mT if rows.shape[1] <= x.shape[2] else x.mT @ x

@@ -98,10 +98,11 @@ def budget_before_clip(record: TrainingRecord, budget: FloatArray) -> FloatArray
 def lowered_budget(record: TrainingRecord, budget: FloatArray) -> FloatArray:
     """Budgets (m,) less what rounding can do when the predictions of both runs are computed in float64 (Lemma 25).
 
-    (budget (1 - 1e-9) - 2 g ||v_T||) / (1 + g): logits are off by gamma_(d+4) ||w|| ||x~||, the projected model by
-    gamma_(P+8) ||w||; g is the sum of both. Not below 0.
+    (budget (1 - 1e-9 - g) - 2 g ||v_T||) / (1 + g): logits are off by gamma_(d+4) ||w|| ||x~||, the projected model by
+    gamma_(P+8) ||w||; g is the sum of both, and the norms ||x~|| and ||v_T|| that budgets are made of are off by less.
+    Not below 0.
     """
     rounding, norm = Rounding(LocalTraining(record)), record.rounds[-1].pre_clip_norm
     g = rounding.projection + float(gamma(record.num_features + 16))
-    lowered = (budget * (1 - NUMERICAL_ERROR) - 2 * g * computed_norm(norm, rounding.norm_error)) / (1 + g)
+    lowered = (budget * (1 - NUMERICAL_ERROR - g) - 2 * g * computed_norm(norm, rounding.norm_error)) / (1 + g)
     return np.maximum(lowered, 0.0)

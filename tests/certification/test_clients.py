@@ -266,6 +266,39 @@ def test_v4_in_runs_of_which_attackers_may_be_absent():
                 assert found[-1, 0] <= scenario.cost(0.5)
 
 
+def taking_turns(attack_round, attackers):
+    """Four clients alike, the first two in the rounds 0, 2, ..., the others in 1, 3, ...; clips that let models forget."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 6, 2)), rng.integers(0, 3, (4, 6))
+    weights = np.tile([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]], (2, 1))
+    rate = 1 / (1 + np.linalg.norm(x, axis=2).max() ** 2)
+    attack = {"attackers": attackers, "attack_rounds": (attack_round,), "poisoned": 2, "magnitude": 1.0}
+    return World(list(x), list(y), 3, 4, np.full(4, rate), 2, clip=0.05, weights=weights, **attack)
+
+
+def attacked(world):
+    """Distances of a run whose poison is chosen step by step, from its counterpart."""
+    return distances(simulate(world, poison=steepest(world, np.random.default_rng(0))), simulate(world))
+
+
+@pytest.mark.parametrize("meant", [1, 3])
+def test_v4_an_attacker_that_was_absent_comes_in_another_round(meant):
+    """The record of a run in which the attack failed, none of the attackers having been drawn."""
+    found = attacked(taking_turns(meant, attackers=(2,)))
+    record = simulate(taking_turns(0, attackers=(2,))).record
+    assert (found <= CoupledScenario(record, True, True).distances(1.0)).all()
+    assert CoupledScenario(record, True).cost(1.0) < 1e-12 < found[-1, 0]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_v5_others_like_the_attacker_are_there_where_it_is_absent(number):
+    """In the last round, and the attack on record, in the first, is forgotten by then."""
+    found = attacked(taking_turns(3, attackers=(2, 3)[:number]))
+    scenario = CoupledScenario(simulate(taking_turns(0, attackers=(0,))).record, True, True)
+    assert found[-1, 0] <= scenario.cost(1.0, attackers=number)
+    assert found[-1, 0] > CoupledScenario(scenario.record, True).cost(1.0, attackers=number)
+
+
 def test_v5_more_attackers_like_one_that_was_absent():
     absent = attacker(weight=0.0, potential_weight=0.25)
     record = make_record([make_round(1, [absent], weights=(0.0, 1 / 3, 1 / 3, 1 / 3), potential_weights=(0.25,) * 4)])

@@ -3,15 +3,19 @@
 import math
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import crfl
 from crfl.certification import exact_bounds, margin_budget, smoothing_budget
+from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.refusals import check_clients, check_coupled
 from crfl.certification.margin import smoothing_budget_from_logs
+from crfl.curvature import batch_smoothness
 from crfl.errors import CertificateError
 from crfl.record import DroppedRecord
 from tests.certification.records import attacker, make_record, make_round
@@ -157,3 +161,69 @@ def test_the_curvature_of_a_clients_own_batches_decides_how_long_its_steps_may_b
     check_coupled(replace(flat, smoothness=(2.0, 99.0, 99.0, 99.0)))  # never above B^2 / 2
     with pytest.raises(CertificateError, match="batches of client b"):
         check_coupled(replace(flat, learning_rates=(0.9, 0.17, 0.16, 0.16)))
+
+
+def overflowing(scale):
+    """Two classes, features so small that updates are some 5 long, one full batch; clean data without a bias."""
+    rng, y = np.random.default_rng(0), np.arange(10) % 2
+    side = 0.1 * np.where(y[:, None] == 1, 1, -1) * np.array([[1.0, 0.5]])
+    x = [(side + 0.01 * rng.normal(size=(10, 2))).astype(np.float32) for _ in range(4)]
+    data = crfl.FederatedData.from_arrays(x, [y] * 4, rng.normal(size=(400, 2)), np.zeros(400, int), num_classes=2)
+    local = {"precision": "float32", "batch_size": 10, "learning_rate": 100.0}
+    attack = {"round": 1, "scale": scale, "labels": "keep", "trigger": "full_image", "magnitude": 0.001}
+    exp = crfl.Experiment().override(
+        {
+            "seed": 1,
+            "data": {"name": "custom", "clients": 4},
+            "model.bias": False,
+            "local": local,
+            "server": {"rounds": 1, "clip": {"start": 1.0, "slope": 0.0}},
+            "attack": {**attack, "poisoned_per_batch": 10},
+        }
+    )
+    return exp, data
+
+
+@pytest.mark.filterwarnings("ignore::crfl.errors.InvalidUpdateWarning")
+def test_scaled_updates_that_may_overflow_are_refused():
+    """The clean update times gamma is just a number of float32, the poisoned one is not, and is dropped."""
+    exp, data = overflowing(3.4028e38 / (5.631147384643555 * 5.631311416625977) ** 0.5)
+    benign, attacked = crfl.train(exp, data, benign=True), crfl.train(exp, data)
+    assert [len(r.record.rounds[0].dropped) for r in (benign, attacked)] == [0, 1]
+    scenario = CoupledScenario(benign.record, before_clip=False)
+    assert float((benign.params - attacked.params).norm()) > 2 * scenario.cost(0.001)
+    with pytest.raises(CertificateError, match="may overflow or vanish in float32"):
+        crfl.certify(benign, data)
+    smaller = crfl.train(exp.override({"attack.scale": 1e10}), data, benign=True)
+    check_coupled(smaller.record)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"start_norm": 2.0**101}, {"pre_clip_norm": 2.0**101}, {"learning_rate_cap": 1e-40}],
+)
+def test_numbers_out_of_range_are_refused(changes):
+    check_coupled(make_record([make_round(1, start_norm=2.0**99)]))
+    with pytest.raises(CertificateError, match="may overflow or vanish in float64"):
+        check_coupled(make_record([make_round(1, **changes)]))
+
+
+@pytest.mark.parametrize("scale", [0.7, 1 / 255, 0.1, 1e-3])
+@pytest.mark.parametrize("samples", [1, 4])
+def test_curvature_is_that_of_the_features_that_are_trained_on(scale, samples):
+    """scale times x in float64: that product rounded to float32 may be less curved."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        stored = rng.integers(0, 256, (2 * samples, 3)).astype(np.uint8)
+        y = np.zeros(2 * samples, int)
+        data = crfl.FederatedData.from_arrays(
+            stored, y, stored, y, scale=scale, num_classes=2, shards=np.arange(2 * samples).reshape(2, -1)
+        )
+        found = batch_smoothness(data, crfl.Experiment().override({"local.batch_size": samples}).local, bias=False)
+        for beta, x in zip(found, stored.reshape(2, samples, 3), strict=True):
+            full = [[Fraction(int(v)) * Fraction(scale) for v in row] for row in x]
+            gram = sum(np.outer(row, row) for row in np.array(full, dtype=object))
+            trace = sum(gram[i, i] for i in range(3))  # the eigenvalue of one sample
+            exact = float(trace) if samples == 1 else np.linalg.eigvalsh(gram.astype(float))[-1]
+            assert beta >= exact / samples / 2 * (1 - 1e-13)
+            assert beta <= exact / samples / 2 * (1 + 1e-8)

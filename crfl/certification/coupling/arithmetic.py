@@ -14,8 +14,8 @@ FLOAT64_UNIT, FLOAT32_UNIT = 2.0**-53, 2.0**-24
 """u: the rounded result of an operation is off by at most this share of the exact one."""
 SPECTRAL_ERROR = 2.0**-33
 """Stated relative accuracy of the spectral norms on record: that of LAPACK's eigenvalues, with room."""
-UNDERFLOW = 2.0**-500
-"""What underflow can add in a round (Lemma 19)."""
+RANGE = {"float64": 2.0**100, "float32": 2.0**60}
+"""What norms, rates and factors may measure at most, so that nothing overflows (Lemma 19)."""
 
 
 def gamma(roundings: npt.ArrayLike, unit: float = FLOAT64_UNIT) -> Result:
@@ -48,6 +48,11 @@ class Arithmetic:
     """u"""
     proved: bool
     """Whether worst-case bounds are used; else the model of sums below."""
+
+    @property
+    def underflow(self) -> float:
+        """What underflow can add in a round (Lemma 19)."""
+        return 2.0**-500 if self.proved else 2.0**-100
 
     def sums(self, terms: npt.ArrayLike) -> Result:
         """Relative error of sums of products with so many roundings a term.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
-from crfl.certification.coupling.arithmetic import SPECTRAL_ERROR
+from crfl.certification.coupling.arithmetic import SPECTRAL_ERROR, gamma
 from crfl.certification.coupling.attackers import Attackers, dropped, with_trained_updates
 from crfl.certification.coupling.rounding import Rounding, computed_norm, update_error
 from crfl.certification.lipschitz import sharp_lipschitz
@@ -76,7 +76,7 @@ def _poisoned_update(
     moved = np.minimum(magnitudes, local.diameter)[:, None]
     poison_so_far, nodes = np.cumsum(q) - q, _nodes(ratios)
     weights = rate * q * float(local.step_lipschitz(local.rates(round_))[client]) ** (size - 1 - np.arange(size))
-    start = min(spectral_norm(round_) * (1 + SPECTRAL_ERROR), computed_norm(round_.start_norm, rounding.norm_error))
+    start = _largest_spectral_norm(rounding, round_)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
         error, step_error = _poisoned_rounding(rounding, round_, client, poisoned, before[:, None], size)
         pace = rate * math.sqrt(2) * (nodes * clean + poison_so_far[nodes] * (poisoned - clean))
@@ -156,6 +156,14 @@ def spectral_norm(round_: RoundRecord) -> float:
     """||W~||_2 of the model sent; infinite if it is not on record."""
     norm = round_.start_spectral_norm
     return math.inf if norm is None else norm
+
+
+def _largest_spectral_norm(rounding: Rounding, round_: RoundRecord) -> float:
+    """Bound on ||W~||_2: that on record is the root of an eigenvalue of W W^T, a product that was rounded, too."""
+    record, whole = rounding.local.record, computed_norm(round_.start_norm, rounding.norm_error)
+    product = float(gamma(max(record.num_features, record.num_classes) + 2))
+    found = math.hypot(spectral_norm(round_) * (1 + SPECTRAL_ERROR), math.sqrt(product) * whole)
+    return min(found * (1 + float(gamma(4))), whole)
 
 
 def _clip_reach(rounding: Rounding, round_: RoundRecord) -> float:

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from crfl.certification.coupling.arithmetic import FLOAT32_UNIT
-from crfl.certification.coupling.local import feature_bound, learning_rates
+from crfl.certification.coupling.arithmetic import FLOAT32_UNIT, RANGE
+from crfl.certification.coupling.local import LocalTraining, feature_bound, learning_rates
 from crfl.certification.coupling.poison import malicious_norm
 from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
@@ -89,7 +89,7 @@ def _reasons(record: TrainingRecord) -> list[str]:
             f"a training sample has norm {record.max_feature_norm:.6g}, above the bound {record.norm_bound:.6g} that "
             "is said to hold for all features"
         )
-    return reasons + steps_too_long(record) + _drops(record) + _drowned(record)
+    return reasons + steps_too_long(record) + _drops(record) + _drowned(record) + _out_of_range(record)
 
 
 def _drops(record: TrainingRecord) -> list[str]:
@@ -102,6 +102,27 @@ def _drops(record: TrainingRecord) -> list[str]:
                 "for attackers on record, and if server.update_clip is set"
             ]
     return []
+
+
+def _out_of_range(record: TrainingRecord) -> list[str]:
+    """Numbers so large or small that a clean update may overflow or vanish (Lemma 19)."""
+    limit, local = RANGE.get(record.precision, 0.0), LocalTraining(record)
+    scale = max((abs(a.scale) for r in record.attack_rounds for a in r.attackers), default=1.0)
+    largest, smallest = max(scale, feature_bound(record)), math.inf
+    for round_ in record.rounds:
+        rates = local.rates(round_)
+        with np.errstate(invalid="ignore"):  # a norm that is not finite is refused anyway
+            length = float(local.longest_update(rates, round_.start_norm).max(initial=0.0))
+        largest = max(
+            largest, round_.start_norm, round_.pre_clip_norm, rates.max(initial=0.0), max(scale, 1.0) * length
+        )
+        smallest = min(smallest, rates.min(initial=math.inf))
+    if largest <= limit and smallest >= 2.0**-100:
+        return []
+    return [
+        f"norms, learning rates and factors lie between {smallest:.3g} and {largest:.3g}, expected 2^-100 to "
+        f"{limit:.3g}: beyond that, updates may overflow or vanish in {record.precision}"
+    ]
 
 
 def _drowned(record: TrainingRecord) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crfl.certification._checks import FloatArray
-from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, UNDERFLOW, Arithmetic, arithmetic, gamma
+from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, Arithmetic, arithmetic, gamma
 from crfl.certification.coupling.attackers import Attackers
 from crfl.certification.coupling.local import LocalTraining
 from crfl.record import AttackerRecord, RoundRecord
@@ -142,7 +142,7 @@ class Rounding:
         if round_.update_clip is not None:
             constant, reach = np.minimum(constant, 2 * round_.update_clip), np.minimum(reach, 2 * round_.update_clip)
             constant = constant + self.projection * round_.update_clip
-        return float(slope), float(weights @ constant + sums * (weights @ reach)) + UNDERFLOW
+        return float(slope), float(weights @ constant + sums * (weights @ reach)) + self.arithmetic.underflow
 
     def clip(self, distance: FloatArray, norm: float, clip_norm: float) -> FloatArray:
         """Rounding of the projections of both runs; 0 where neither model can have been clipped."""
@@ -151,7 +151,8 @@ class Rounding:
         larger = norm * (1 + self.norm_error) ** 2
         own = min(norm, clip_norm) if larger >= clip_norm else 0.0
         other = np.where((norm + distance) * (1 + self.norm_error) ** 2 >= clip_norm, clip_norm, 0.0)
-        return self.projection * (1 + self.norm_error) * (own + other)
+        found: FloatArray = self.projection * (1 + self.norm_error) * (own + other)
+        return found + np.where(own + other > 0, self.arithmetic.underflow, 0.0)
 
     def noise(self, distance: FloatArray, round_: RoundRecord, following: RoundRecord) -> FloatArray:
         """Rounding of the noise that both runs add after a round: of the product with sigma, and of the sum."""

@@ -1,0 +1,1 @@
+"""Families of attempts to break certificates, for `benchmarks/falsify.py`."""
