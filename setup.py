@@ -6,7 +6,11 @@ package, where `crfl run mnist` and `crfl reproduce` find them.
 
 from setuptools import find_packages, setup
 
-SHIPPED = {"crfl.configs": "configs", "crfl.experiments": "experiments"}
+SHIPPED = {
+    "crfl.configs": "configs",
+    "crfl.experiments": "experiments",
+    "crfl.experiments.malicious_clients": "experiments/malicious_clients",
+}
 
 setup(
     packages=[*find_packages(include=["crfl", "crfl.*"]), *SHIPPED],

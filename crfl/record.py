@@ -51,6 +51,9 @@ class DroppedRecord:
     """Number of the client."""
     reason: str
     """What was wrong with the update."""
+    weight: float
+    """The weight that its update would have had in a round without drops; 1 under a rule whose weights depend on the
+    updates."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from crfl.aggregation import Rule
 from crfl.aggregator import ClientStats, potential_weights
 from crfl.attack.plan import Attacker
 from crfl.config import Experiment
@@ -179,10 +180,7 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
                 update_clip=schedule.update_clip(t),
                 update_norms=None if stats.update_norms is None else tuple(stats.update_norms.tolist()),
                 attackers=_attackers(batch, i, t, stats, potential),
-                dropped=tuple(
-                    DroppedRecord(int(np.searchsorted(members, client)), why)
-                    for client, why in sorted(stats.dropped.items())
-                ),
+                dropped=_dropped(rule, exp, stats, sizes, members),
             )
         )
     return TrainingRecord(
@@ -213,6 +211,21 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
         seed=exp.seed,
         rounds=tuple(rounds),
     )
+
+
+def _dropped(
+    rule: Rule, exp: Experiment, stats: ClientStats, sizes: npt.NDArray[np.int64], members: npt.NDArray[np.int64]
+) -> tuple[DroppedRecord, ...]:
+    """Who was dropped, with the weight that a round without drops would have given."""
+    if not stats.dropped:
+        return ()
+    clients = np.searchsorted(members, sorted(stats.dropped))
+    weights = np.ones(len(sizes))
+    if rule.data_independent:
+        present = np.union1d(np.flatnonzero(stats.weights), clients)
+        weights[present] = rule.weights(torch.from_numpy(sizes[present]), exp.server).numpy()
+    reasons = [why for _, why in sorted(stats.dropped.items())]
+    return tuple(DroppedRecord(int(c), why, float(weights[c])) for c, why in zip(clients, reasons, strict=True))
 
 
 class _Shared:

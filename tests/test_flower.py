@@ -311,6 +311,29 @@ def test_without_a_named_attack_only_the_clients_certificate_is_given():
     assert any("Nothing that a malicious client says is relied on" in text for text in cert.guarantee.assumptions)
 
 
+def test_clients_that_fail_count_as_malicious():
+    """Two of them, late or with updates that are no numbers: a certificate about two fewer, not none."""
+    many = {"data.clients": 200, "local.batch_size": 6, "server.rounds": 3, "server.clip.start": 50.0}
+    exp = settings(**many, **{"attack.round": None, "server.update_clip": 0.3, "server.noise": 0.0})
+    data = crfl.load_data(exp)
+
+    def alter(client, round_, reply):
+        return None if (client, round_) == (4, 2) else poison(np.nan)(reply) if client == 9 and round_ > 1 else reply
+
+    with pytest.warns(InvalidUpdateWarning, match=r"not finite|without a reply in time"):
+        run = federated(exp, data, alter=alter)
+    with pytest.raises(CertificateError, match="dropped updates in round 2"):
+        crfl.certify(run, data)
+    assert [d.weight for r in run.record.rounds for d in r.dropped] == [1 / 200] * 3
+    cert, own = crfl.certify(run, data, kind="clients"), crfl.certify(crfl.train(exp, data), data, kind="clients")
+    assert "beside the 2 clients whose updates were dropped" in cert.guarantee.statement
+    assert own.malicious_clients.max() > 4
+    fewer = own.malicious_clients - cert.malicious_clients
+    assert (fewer[own.malicious_clients > 2] >= 2).mean() > 0.95
+    assert np.median(fewer[own.malicious_clients > 4]) == 2
+    assert cert.abstained[own.malicious_clients < 2].mean() > 0.95
+
+
 def test_declared_data_is_never_smoother_than_the_samples():
     exp = settings(**{"data.clients": 700, "local.batch_size": 2})
     data = crfl.load_data(exp)

@@ -93,15 +93,17 @@ def coupled(
     )
 
 
-def clients(record: TrainingRecord, *, slack: float) -> Guarantee:
-    """The certificate against clients that are malicious in every round."""
+def clients(record: TrainingRecord, *, slack: float, failed: int = 0) -> Guarantee:
+    """The certificate against clients that are malicious in every round; `failed` of them were dropped at times."""
     rounding = rounding_of(record)
+    beside = f", beside the {_count(failed, 'client')} whose updates were dropped" if failed else ""
     return Guarantee(
         f"each certified prediction stays whatever so many of the {len(record.client_sizes)} clients send, in every "
-        "round",
+        f"round{beside}",
         assumptions=(
             "Two runs with the same seeds, batches, aggregation weights and noise are compared; the malicious clients, "
-            "whichever they are, send in each whatever they like, and all others train as told.",
+            "whichever they are, send in each whatever they like, and all others train as told and reply in time"
+            + ("; those whose updates were dropped count as malicious." if failed else "."),
             "The server clips every update to a norm fixed before training, and clips no honest one: every client's "
             "norm before the clip is on record, and leaves room for what a change of the global model can add "
             "(checked; one without that room counts for as much as its clipped update can change).",

@@ -49,7 +49,8 @@ def certify_run(
     """
     attacked = run.experiment.attack.active
     splits = {"clean": data.test} | ({"backdoored": backdoored(run.experiment, data)} if attacked else {})
-    tables, notes = [], []
+    tables: dict[str, list[pd.DataFrame]] = {}
+    notes = []
     for name, chosen in wanted.items():
         try:
             certificates = _certify(run, splits, device, chosen)
@@ -60,12 +61,12 @@ def certify_run(
             continue
         for which, certificate in certificates.items():
             save_certificate(folder, f"{name}-{which}", certificate, splits[which].y, run.experiment)
-        tables.append(_table(name, certificates, splits))
+        tables.setdefault(certificates["clean"].strength_name, []).append(_table(name, certificates, splits))
         notes += [f"{name}: {in_options(warning)}" for warning in certificates["clean"].warnings]
         notes += [ENDLESS] if any(math.isinf(c.critical) for c in certificates.values()) else []
     draw(folder, run)
     facts = _vote_facts(run, splits) if isinstance(run, EnsembleRun) else _facts(run)
-    show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(dict.fromkeys(notes)), **facts)
+    show([pd.concat(some) for some in tables.values()], as_json, tuple(dict.fromkeys(notes)), **facts)
 
 
 def _facts(run: TrainingRun) -> dict[str, Any]:

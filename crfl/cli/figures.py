@@ -30,8 +30,10 @@ def reproduce(
     crfl reproduce              all of them
     crfl reproduce 5 6 --seeds 3
     crfl reproduce --smoke
+    crfl reproduce mnist_ensemble
 
-    FIG is the number of a figure or the name of its script. What is interrupted goes on where it stopped,
+    FIG is the number of a figure or the name of its script; figures that are not the paper's, in malicious_clients/, are
+    drawn by name only. What is interrupted goes on where it stopped,
     and what is done already is only redrawn. Exit code 3 says that a claim failed; the report says which.
     """
     import time
@@ -69,9 +71,10 @@ def reproduce(
 
 
 def _scripts(home: Path, names: tuple[str, ...]) -> list[Path]:
-    """Scripts by figure number, by name or by path; all of them if none is named."""
-    known = {p.stem: p for p in sorted(home.glob("*.py")) if p.stem != "reproduce"}
-    stems = [n.removesuffix(".py").rsplit("/", 1)[-1] for n in names] or list(known)
+    """Scripts by figure number, by name or by path; all of the paper's if none is named."""
+    known = {p.stem: p for p in sorted(home.rglob("*.py")) if p.stem != "reproduce"}
+    papers = [stem for stem, path in known.items() if path.parent == home]
+    stems = [n.removesuffix(".py").rsplit("/", 1)[-1] for n in names] or papers
     stems = [f"figure{stem}" if f"figure{stem}" in known else stem for stem in stems]
     unknown = [stem for stem in stems if stem not in known]
     if unknown:

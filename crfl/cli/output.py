@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,14 +18,22 @@ NAMES = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}
 """How JSON, which has no such numbers, shows them."""
 
 
-def show(frame: pd.DataFrame, as_json: bool, notes: tuple[str, ...] = (), digits: str = ".4f", **facts: Any) -> None:
-    """A table with facts above and notes below it, or all of that as one JSON object (infinity as "inf")."""
+def show(
+    frames: pd.DataFrame | Sequence[pd.DataFrame],
+    as_json: bool,
+    notes: tuple[str, ...] = (),
+    digits: str = ".4f",
+    **facts: Any,
+) -> None:
+    """Tables with facts above and notes below them, or all of that as one JSON object (infinity as "inf")."""
+    tables = frames if isinstance(frames, Sequence) else [frames]
     if as_json:
-        show_json({**facts, "rows": frame.to_dict("records"), "notes": list(notes)})
+        rows = [row for frame in tables for row in frame.to_dict("records")]
+        show_json({**facts, "rows": rows, "notes": list(notes)})
         return
     for name, fact in facts.items():
         click.echo(f"{name.replace('_', ' ')}: {fact:.4g}" if isinstance(fact, float) else f"{name}: {fact}")
-    if len(frame):
+    for frame in filter(len, tables):
         table = frame.to_string(index=False, float_format=lambda v: format(v, digits), line_width=width())
         click.echo("\n".join(line.removesuffix("\\").rstrip() for line in table.splitlines()))
     for note in notes:

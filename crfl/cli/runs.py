@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from crfl.cli import options
+
+if TYPE_CHECKING:
+    from crfl.config import Experiment
 
 
 @click.command()
@@ -65,12 +68,20 @@ def run(
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; what was done is kept in {folder}. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
-    clipped = ("clients",) if exp.server.update_clip is not None else ()
-    kinds = ("ensemble",) if ensemble else ("margin", "published", *clipped)
-    wanted: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in kinds}
+    wanted: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in _kinds(exp)}
     certify_run(folder, result, data, wanted, device, as_json)
     if not as_json:
         click.echo(f"everything is in {folder}")
+
+
+def _kinds(exp: Experiment) -> tuple[str, ...]:
+    """The certificates that a run is given at once."""
+    if exp.ensemble.groups is not None:
+        return ("ensemble",)
+    clipped = exp.server.update_clip is not None
+    if clipped and not exp.attack.active:
+        return ("clients",)  # the others are about the attack of the settings
+    return ("margin", "published", "clients") if clipped else ("margin", "published")
 
 
 @click.command()

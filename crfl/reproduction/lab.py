@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,19 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from crfl import plots
 from crfl.certification.bounds.votes import hoeffding
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius
 from crfl.config import Experiment
+from crfl.ensemble import train_ensemble
+from crfl.ensemble_run import EnsembleRun, choose_groups
 from crfl.errors import CertificateWarning, DataError
+from crfl.files import digest
 from crfl.reproduction.figures import Claim, Figure, Panel
+from crfl.runs.claim import training_key
 from crfl.sweeps import Cache, Sweep, dataset, sweep
 
 if TYPE_CHECKING:
     from crfl.certification.certificate import Certificate
-    from crfl.data.federated import Split
+    from crfl.data.federated import FederatedData, Split
     from crfl.run import TrainingRun
 
 PAPER_TEST_SAMPLES = {"mnist": 5_000, "emnist": 10_000, "loan": 10_000}
@@ -68,6 +74,20 @@ class Lab:
             except DataError:  # a sample of the file cannot fill the paper's batches of 800
                 exp = self._read("loan-sample").override(changes)
         return exp
+
+    def recipe(self, name: str, smoke: Mapping[str, Any]) -> Experiment:
+        """Settings that ship with crfl; for a smoke test on the digits, with changes that make them small."""
+        exp = self._read(f"certified/{name}")
+        if self.smoke:
+            return exp.override({"data.name": "digits", **smoke})
+        return exp.override({"data.root": None if self.root is None else str(self.root)})
+
+    def ensemble(self, exp: Experiment, data: FederatedData, model: nn.Module | None = None) -> EnsembleRun:
+        """The ensemble of these settings, trained in this lab's cache."""
+        groups = choose_groups(data.client_names, exp.ensemble, exp.seed)
+        key = json.dumps(training_key(exp, data, model=model, groups=groups), sort_keys=True)
+        folder = self.cache.root / "ensembles" / f"{exp.data.name}-{digest(key.encode())}"
+        return train_ensemble(exp, data, model=model, resume_dir=folder, device=self.cache.device)
 
     def sweep(self, exp: Experiment, key: str, values: Sequence[Any], **options: Any) -> Sweep:
         """`crfl.sweeps.sweep` with this lab's cache and seeds. The figures say themselves what is no guarantee."""

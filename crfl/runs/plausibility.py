@@ -130,6 +130,8 @@ def _round(record: TrainingRecord, index: int) -> Iterator[str]:
     clients = [d.client for d in r.dropped]
     if len(set(clients)) < len(clients) or not all(0 <= c < n and r.weights[c] == 0 for c in clients):
         yield f"{where}: dropped: got {_cut(clients)}, expected different clients with weight 0"
+    if any(not 0 <= d.weight <= 1 for d in r.dropped):
+        yield f"{where}: dropped: got weights {_cut([d.weight for d in r.dropped])}, expected 0 to 1"
     if len({a.client for a in r.attackers}) < len(r.attackers):
         yield f"{where}: attackers: got a client twice"
     for a in r.attackers:

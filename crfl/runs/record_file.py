@@ -42,7 +42,7 @@ def dumps(record: TrainingRecord) -> str:
     plain = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in SHARED}
     try:
         found = RecordFile(
-            format=2,
+            format=3,
             **plain,
             client_names=list(record.client_names),
             client_sizes=_encode(record.client_sizes),
@@ -229,16 +229,16 @@ def _read_attacker(found: Attacker, profiles: Sequence[dict[str, Any]]) -> Attac
     return AttackerRecord(**profiles[number], weight=weight, potential_weight=potential_weight, update_norm=update_norm)
 
 
-def _write_dropped(dropped: Sequence[DroppedRecord]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+def _write_dropped(dropped: Sequence[DroppedRecord]) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
     for one in dropped:
-        found.setdefault(one.reason, []).append(one.client)
+        found.setdefault(one.reason, []).append((one.client, one.weight))
     return found
 
 
-def _read_dropped(dropped: dict[str, list[int]]) -> tuple[DroppedRecord, ...]:
-    pairs = sorted((client, reason) for reason, clients in dropped.items() for client in clients)
-    return tuple(DroppedRecord(client, reason) for client, reason in pairs)
+def _read_dropped(dropped: dict[str, list[tuple[int, float]]]) -> tuple[DroppedRecord, ...]:
+    found = sorted((client, reason, weight) for reason, some in dropped.items() for client, weight in some)
+    return tuple(DroppedRecord(*one) for one in found)
 
 
 def _first(error: ValidationError) -> str:

@@ -12,6 +12,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Endless = Positive | Literal["inf"]
 Runs = list[tuple[Annotated[int, Field(ge=1)], T]]
 """[count, value] one after the other."""
@@ -42,7 +43,7 @@ class Profile(Part):
     client: Count
     scale: Nonnegative
     learning_rate: Positive
-    poison_ratios: Runs[Annotated[float, Field(ge=0, le=1)]]
+    poison_ratios: Runs[Share]
     magnitude: Nonnegative
     label_flip: bool
     update: str | None
@@ -61,7 +62,7 @@ class Rounds(Part):
     clip_norm: Runs[Endless]
     noise_std: Runs[Nonnegative]
     learning_rate_cap: Runs[Endless]
-    decay: Runs[Annotated[float, Field(ge=0, le=1)]]
+    decay: Runs[Share]
     update_clip: Runs[Positive | None]
     weights: Runs[Numbers]
     update_norms: Runs[Numbers | None]
@@ -69,14 +70,14 @@ class Rounds(Part):
     profiles: list[Profile]
     attackers: dict[Annotated[int, Field(ge=1, strict=False)], list[Attacker]]
     """By round; rounds in which nobody attacked are left out."""
-    dropped: dict[Annotated[int, Field(ge=1, strict=False)], dict[str, list[Count]]]
-    """By round and reason: the clients."""
+    dropped: dict[Annotated[int, Field(ge=1, strict=False)], dict[str, list[tuple[Count, Share]]]]
+    """By round and reason: the clients, each with its weight in a round without drops."""
 
 
 class RecordFile(Part):
     """The fields of `TrainingRecord`."""
 
-    format: Literal[2]
+    format: Literal[3]
     model: str
     num_features: Annotated[int, Field(ge=1)]
     num_classes: Annotated[int, Field(ge=1)]

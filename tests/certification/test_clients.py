@@ -13,7 +13,7 @@ from crfl.certification.coupling.clients import ClientScenario, most_client_roun
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
-from crfl.certification.coupling.refusals import check_clients, check_coupled
+from crfl.certification.coupling.refusals import check_clients, check_coupled, failed_clients
 from crfl.certification.coupling.rounding import Rounding
 from crfl.errors import CertificateError
 from crfl.record import DroppedRecord
@@ -325,9 +325,76 @@ def test_dropped_updates_cost_no_more_than_clipped_ones(seed, silent):
 
 def test_a_dropped_malicious_update_has_the_cost_of_a_clipped_one():
     bad = attacker(weight=0.0, potential_weight=0.25, update="nan", scale=1.0)
-    gone = {"weights": (0.0, 1 / 3, 1 / 3, 1 / 3), "dropped": (DroppedRecord(0, "not finite"),), "update_clip": 2.0}
+    gone = {
+        "weights": (0.0, 1 / 3, 1 / 3, 1 / 3),
+        "dropped": (DroppedRecord(0, "not finite", 0.25),),
+        "update_clip": 2.0,
+    }
     record = make_record([make_round(1, [bad], **gone)])
     check_coupled(record)
     assert CoupledScenario(record, before_clip=True).cost(0.0) == pytest.approx(0.25 * 2.0, rel=1e-9)
     assert client_rounds(record, [1.3, 1.4]) == [0, 1]  # another client, of weight 1/3, could have done 4 / 3
     assert most_client_rounds(Rounding(LocalTraining(record)), record, np.array([1.4]), True, True).tolist() == [2]
+
+
+def without(weights, gone):
+    """The weights of a round in which these clients were dropped."""
+    left = np.where(np.isin(np.arange(len(weights)), gone), 0.0, weights)
+    return left / left.sum()
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_dropped_clients_count_as_malicious(block):
+    """Some clients fail in some rounds of the run on record. In others they answer, lie, or fail elsewhere; others lie too."""
+    for seed in range(40 * block, 40 * (block + 1)):
+        world, rng = random_world(seed), np.random.default_rng(seed)
+        if world.clients < 3:
+            continue
+        weights = rng.dirichlet(np.ones(world.clients), size=world.rounds)
+        world = replace(world, weights=weights)
+        order = rng.permutation(world.clients)
+        failing, liars = order[: int(rng.integers(1, 3))], order[2 : 2 + int(rng.integers(2))]
+        fails = rng.random((world.rounds, len(failing))) < 0.5
+        fails[int(rng.integers(world.rounds)), 0] = True
+        gone = [failing[f] for f in fails]
+        on_record = simulate(
+            replace(world, weights=np.array([without(*pair) for pair in zip(weights, gone, strict=True)]))
+        )
+        rounds = tuple(
+            replace(r, dropped=tuple(DroppedRecord(int(c), "late", float(p[c])) for c in np.sort(some)))
+            for r, p, some in zip(on_record.record.rounds, weights, gone, strict=True)
+        )
+        record = replace(on_record.record, rounds=rounds)
+        check_clients(record)
+        assert set(failed_clients(record)) == set(np.concatenate(gone).tolist())
+        with pytest.raises(CertificateError, match="dropped updates"):
+            check_coupled(record)
+        direction = rng.normal(size=(3, 2 + world.bias)) * 1e3
+        for push in (direction, -direction, None):
+            anybody = [*liars, *failing] if push is not None else [*liars]
+            send = {
+                (t, int(i)): lambda z, u, d=push: -10 * u if d is None else d
+                for t in range(world.rounds)
+                for i in anybody
+            }
+            elsewhere = [without(p, failing[rng.random(len(failing)) < 0.5]) for p in weights]
+            for other in (world, replace(world, weights=np.array(elsewhere))):
+                found = distances(on_record, simulate(other, malicious=send))[-1, 0]
+                assert found <= ClientScenario(record).cost(len(failed_clients(record)) + len(liars))
+
+
+def test_the_bound_for_a_dropped_client_is_reached():
+    """All others push one way, so that without the heavy one the mean is all of S; it would have pushed the other way."""
+    x, push = [np.zeros((2, 2))] * 4, np.ones((3, 3))
+    weights = np.tile([0.7, 0.1, 0.1, 0.1], (4, 1))
+    world = World(
+        x, [np.zeros(2, int)] * 4, 3, 4, np.full(4, 1e-9), 2, decay=np.full(4, 0.2), update_clip=np.full(4, 0.3)
+    )
+    others = {(t, i): lambda z, u: -push for t in range(4) for i in (1, 2, 3)}
+    late = simulate(replace(world, weights=np.array([without(p, [0]) for p in weights])), malicious=others)
+    rounds = tuple(replace(r, dropped=(DroppedRecord(0, "late", 0.7),)) for r in late.record.rounds)
+    record = replace(late.record, rounds=rounds)
+    answering = simulate(
+        replace(world, weights=weights), malicious={**others, **{(t, 0): lambda z, u: push for t in range(4)}}
+    )
+    assert distances(late, answering)[-1, 0] == pytest.approx(ClientScenario(record).cost(1), rel=1e-6)

@@ -87,12 +87,16 @@ SOUND = make_record([make_round(1, [attacker()])])
         ({"rounds": (make_round(1, [attacker()], weights=(0.5, 0.5, 0.5, -0.5)),)}, "weight is negative"),
         ({"rounds": (make_round(1, [attacker()], decay=1.5),)}, "kappa_t lies outside"),
         ({"rounds": (make_round(1, [attacker()], start_norm=math.inf),)}, "not finite"),
-        ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(2, "not finite"),)),)}, "dropped"),
+        ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(2, "not finite", 0.25),)),)}, "dropped"),
         (
-            {"rounds": (make_round(1, [attacker()], update_clip=9.0, dropped=(DroppedRecord(2, "not finite"),)),)},
+            {
+                "rounds": (
+                    make_round(1, [attacker()], update_clip=9.0, dropped=(DroppedRecord(2, "not finite", 0.25),)),
+                )
+            },
             "dropped",
         ),
-        ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(0, "not finite"),)),)}, "dropped"),
+        ({"rounds": (make_round(1, [attacker()], dropped=(DroppedRecord(0, "not finite", 0.25),)),)}, "dropped"),
         ({"rounds": (make_round(1, [attacker(update="sign_flip")]),)}, "unknown norm"),
         ({"benign": True, "rounds": (make_round(1, [attacker(update="x", update_norm=0.0)]),)}, "unknown norm"),
         ({"norm_bound": 1.0}, "above the bound 1"),

@@ -34,7 +34,7 @@ def rich_record():
             **common,
             weights=(0.25, 0.75, 0.0, 0.0),
             potential_weights=(0.25, 1 / 3),
-            dropped=(DroppedRecord(2, "not finite"), DroppedRecord(3, "of the wrong shape")),
+            dropped=(DroppedRecord(2, "not finite", 0.25), DroppedRecord(3, "of the wrong shape", 0.25)),
         ),
         make_round(3, start_norm=1e-30, pre_clip_norm=5e-324, noise_std=0.0, potential_weights=(0.25, 0.25)),
     ]
@@ -150,8 +150,12 @@ WRONG_ROUND = {
     "noise that is no number": {"noise_std": math.nan},
     "a clip norm that is no number": {"clip_norm": math.nan},
     "too many potential weights": {"potential_weights": (0.25,) * 5},
-    "a dropped client with a weight": {"dropped": (DroppedRecord(0, "not finite"),)},
-    "a dropped client that is not there": {"dropped": (DroppedRecord(9, "not finite"),)},
+    "a dropped client with a weight": {"dropped": (DroppedRecord(0, "not finite", 0.25),)},
+    "a dropped client of too much weight": {
+        "weights": (1.0, 0.0, 0.0, 0.0),
+        "dropped": (DroppedRecord(2, "not finite", 1.5),),
+    },
+    "a dropped client that is not there": {"dropped": (DroppedRecord(9, "not finite", 0.25),)},
 }
 WRONG_ATTACKER = {
     "weight 0": {"weight": 0.0},
@@ -217,7 +221,7 @@ def test_what_cannot_be_is_not_written(name):
         ('"seed":0', '"seed":"0"'),
         ('"seed":0', '"seed":' + "9" * 5000),
         ('"seed":0', '"seed":' + "[" * 100_000),
-        ('"format":2', '"format":3'),
+        ('"format":3', '"format":4'),
         ('"start_norm":[2.0]', '"start_norm":[2.0,2.0]'),
         ('"start_norm":[2.0]', '"start_norm":[]'),
         ('"pre_clip_norm":[2.5]', '"pre_clip_norm":[1e999]'),

@@ -1,4 +1,4 @@
-"""Arbitrary updates: how many of them, or how many clients that send them, change nothing (Theorems 10 and 17)."""
+"""Clients that send anything: how many of their updates, or of them, change nothing (Theorems 10, 17 and 26)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def most_client_rounds(
 class ClientScenario:
     """Delta before the last clipping, if m clients send anything in every round, whichever they are (Theorem 17).
 
-    Against any other behaviour of the same clients. Call `check_clients` first.
+    Against any other behaviour of the same clients, among them all whose updates were dropped. Call `check_clients`
+    first.
 
     Example:
         >>> import crfl
@@ -162,8 +163,10 @@ def _rounds(rounding: Rounding, record: TrainingRecord, silent: bool) -> list[_R
 
 
 def _weights(round_: RoundRecord) -> FloatArray:
-    """The weight of every client's update (N,); of attackers that were dropped, the one they would have had."""
+    """The weight of every client's update (N,); of those who were dropped, the one they would have had."""
     weights = np.array(round_.weights, dtype=np.float64)
+    for d in round_.dropped:
+        weights[d.client] = max(weights[d.client], d.weight)
     for a in round_.attackers:
         if dropped(round_, a):
             weights[a.client] = max(weights[a.client], a.potential_weight)

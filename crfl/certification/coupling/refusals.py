@@ -28,7 +28,7 @@ def check_coupled(record: TrainingRecord, *, any_round: bool = False) -> None:
     Raises:
         CertificateError: it names every reason.
     """
-    reasons = _reasons(record)
+    reasons = _reasons(record) + _drops(record)
     if not _malicious_bounded(record, any_round):
         reasons.append("attackers sent malicious updates of unknown norm: set server.update_clip")
     if record.client_reported and not record.attack_rounds:
@@ -89,17 +89,26 @@ def _reasons(record: TrainingRecord) -> list[str]:
             f"a training sample has norm {record.max_feature_norm:.6g}, above the bound {record.norm_bound:.6g} that "
             "is said to hold for all features"
         )
-    return reasons + steps_too_long(record) + _drops(record) + _drowned(record) + _out_of_range(record)
+    return reasons + steps_too_long(record) + _drowned(record) + _out_of_range(record)
+
+
+def failed_clients(record: TrainingRecord) -> tuple[int, ...]:
+    """Clients whose update was dropped in some round though no attack of theirs is on record; rising."""
+    return tuple(sorted({client for r in record.rounds for client in _dropped_unknown(r)}))
+
+
+def _dropped_unknown(round_: RoundRecord) -> set[int]:
+    """Who was dropped in a round and is no attacker on record."""
+    return {d.client for d in round_.dropped} - {a.client for a in round_.attackers if a.potential_weight > 0}
 
 
 def _drops(record: TrainingRecord) -> list[str]:
     """Dropped updates are covered if the server clips updates, and only attackers were dropped (Theorem 10)."""
     for round_ in record.rounds:
-        unknown = {d.client for d in round_.dropped} - {a.client for a in round_.attackers if a.potential_weight > 0}
-        if unknown or (round_.dropped and round_.update_clip is None):
+        if _dropped_unknown(round_) or (round_.dropped and round_.update_clip is None):
             return [
                 f"the server dropped updates in round {round_.round}, so its weights depended on them; that is covered "
-                "for attackers on record, and if server.update_clip is set"
+                "for attackers on record, and if server.update_clip is set (kind 'clients' counts the others as malicious)"
             ]
     return []
 

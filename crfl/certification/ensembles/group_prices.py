@@ -14,7 +14,7 @@ from crfl.certification import assumptions
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.certificate import Guarantee
 from crfl.certification.coupling.distance import CoupledScenario
-from crfl.certification.coupling.refusals import check_coupled
+from crfl.certification.coupling.refusals import check_coupled, failed_clients
 from crfl.certification.kinds.clients import certify_clients
 from crfl.certification.kinds.task import Run, Task, Test
 from crfl.certification.margin import lowered_budget, margin_budget
@@ -97,7 +97,8 @@ def client_prices(run: Run, test: Test, device: str | torch.device | None = None
     """
     found = certify_clients(run, test, device=device)
     tolerated = np.where(found.abstained, 0, found.malicious_clients)
-    price = np.where(tolerated >= len(run.record.client_sizes), np.inf, tolerated + 1.0)
+    others = len(run.record.client_sizes) - len(failed_clients(run.record))
+    price = np.where(~found.abstained & (tolerated >= others), np.inf, tolerated + 1.0)
     return found.prediction, price, found.guarantee
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from crfl.certification import assumptions
 from crfl.certification.certificate import ClientCertificate
 from crfl.certification.coupling.clients import ClientScenario
-from crfl.certification.coupling.refusals import check_clients
+from crfl.certification.coupling.refusals import check_clients, failed_clients
 from crfl.certification.kinds.task import Run, Task, Test
 from crfl.certification.margin import budget_before_clip, lowered_budget, margin_budget
 
@@ -16,7 +17,8 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     """How many clients may send anything, in every round, before a prediction can change.
 
     The server clips updates to norms S_t that honest updates never reach; honest training then brings two runs
-    together by the server's decay, and a malicious client adds at most 2 p S_t a round.
+    together by the server's decay, and a malicious client adds at most 2 p S_t a round. A client whose reply was missing
+    or unusable in some round counts as one more malicious client, beside those that are certified (Theorem 26).
 
     Args:
         run: A TrainingRun of softmax regression with server.update_clip and server.decay.
@@ -24,7 +26,8 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
         device: Where logits are computed, in float64; None: where the run's parameters are.
 
     Returns:
-        A certificate whose strength is `malicious_clients`. It abstains where rounding alone may change a prediction.
+        A certificate whose strength is `malicious_clients`. It abstains where rounding, or what clients that failed might
+        have sent, may change a prediction.
 
     Raises:
         CertificateError: the certificate does not hold for the run; it names every reason.
@@ -43,14 +46,15 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     logits, norms = task.linear()
     budget = lowered_budget(record, budget_before_clip(record, margin_budget(logits, norms)))
     scenario = ClientScenario(record)
-    least = scenario.cost(0)
+    failed = len(failed_clients(record))
+    least = scenario.cost(failed)
     return ClientCertificate(
         kind="clients",
         prediction=logits.argmax(axis=1),
         abstained=~(least < budget),
         indices=task.indices,
         test_size=task.test_size,
-        guarantee=assumptions.clients(record, slack=least),
+        guarantee=assumptions.clients(record, slack=scenario.cost(0), failed=failed),
         notes=assumptions.nothing_certified(None, 0.0, budget, least),
-        malicious_clients=scenario.max_clients(budget),
+        malicious_clients=np.maximum(scenario.max_clients(budget) - failed, 0),
     )

@@ -1,0 +1,69 @@
+"""Figures of certificates against malicious clients: certified accuracy over their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from crfl import plots
+from crfl.certification.certify import certify
+from crfl.certification.ensembles.certificate import count_grid
+from crfl.config import Experiment
+from crfl.reproduction.figures import Claim, Panel
+from crfl.reproduction.lab import Lab
+from crfl.sweeps import dataset
+
+if TYPE_CHECKING:
+    from crfl.certification.certificate import Certificate
+    from crfl.data.federated import FederatedData
+
+Certified = tuple["Certificate", npt.ArrayLike]
+"""A certificate and the labels of its test set."""
+
+
+def certified_ensembles(
+    lab: Lab,
+    exp: Experiment,
+    *,
+    deal: Callable[[FederatedData], FederatedData] = lambda data: data,
+    model: nn.Module | None = None,
+) -> list[Certified]:
+    """For each seed of the lab the certificate of an ensemble of these settings.
+
+    Args:
+        lab: Where they are trained, if its cache does not have them.
+        exp: The settings.
+        deal: Changes which clients hold which samples.
+        model: What is trained, if not softmax regression.
+    """
+    found: list[Certified] = []
+    for seed in lab.seeds:
+        data = deal(dataset(own := exp.override({"seed": seed})))
+        found.append((certify(lab.ensemble(own, data, model), data), data.test.y))
+    return found
+
+
+def clients_panel(title: str, curves: Mapping[str, Sequence[Certified]]) -> Panel:
+    """Certified accuracy over the number of malicious clients: for each label a certificate a seed."""
+    every = [certificate for some in curves.values() for certificate, _ in some]
+    counts = count_grid(*every).astype(np.float64)
+    heights = {
+        label: (counts, np.array([certificate.certified_accuracy(y, counts) for certificate, y in some]))
+        for label, some in curves.items()
+    }
+    return Panel(title, plots.strength_label(every), "certified accuracy", heights)
+
+
+def at_least(what: str, certified: Sequence[Certified], expected: Mapping[int, float]) -> Claim:
+    """The certified accuracy, a mean over the seeds, at so many malicious clients is no less than expected."""
+    found = {m: float(np.mean([c.certified_accuracy(y, m) for c, y in certified])) for m in expected}
+    return Claim(
+        f"certified accuracy of {what}",
+        ", ".join(f"at least {share:g} at {m}" for m, share in expected.items()),
+        ", ".join(f"{share:.4f} at {m}" for m, share in found.items()),
+        all(found[m] >= share for m, share in expected.items()),
+    )
