@@ -68,6 +68,7 @@ FORMULAS = [
     "ensembles.prices",
     "ensembles.random_groups",
     "ensembles.run_off",
+    "privacy",
 ]
 
 

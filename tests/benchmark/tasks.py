@@ -9,14 +9,14 @@ import crfl
 from crfl.benchmark.entry import Task
 
 
-def small_task(seed=0, samples=600, features=6, classes=3, clients=4, spread=0.15):
-    """Clusters in the unit cube, one a class."""
+def small_task(seed=0, samples=600, features=6, classes=3, clients=4, spread=0.3):
+    """Clusters in the cube of edge 2 around 0, one a class."""
     random = np.random.default_rng(seed)
-    centres = random.random((classes, features))
+    centres = random.uniform(-1, 1, (classes, features))
     labels = [random.integers(0, classes, n) for n in (samples, 80)]
-    inputs = [np.clip(centres[y] + spread * random.normal(size=(len(y), features)), 0, 1).astype("f4") for y in labels]
+    inputs = [np.clip(centres[y] + spread * random.normal(size=(len(y), features)), -1, 1).astype("f4") for y in labels]
     data = crfl.FederatedData.from_arrays(
-        inputs[0], labels[0], inputs[1], labels[1], clients=clients, domain=(0, 1), num_classes=classes
+        inputs[0], labels[0], inputs[1], labels[1], clients=clients, domain=(-1, 1), num_classes=classes
     )
     return Task("clusters", data, seed)
 
@@ -25,7 +25,7 @@ def replaced(data, rows, seed=0):
     """The data after the samples in these rows became corners of the cube with random labels."""
     random = np.random.default_rng(seed)
     x, y = data.x.clone(), data.y.clone()
-    x[rows] = torch.from_numpy(random.integers(0, 2, (len(rows), data.num_features)).astype("f4"))
+    x[rows] = torch.from_numpy(random.choice([-1, 1], (len(rows), data.num_features)).astype("f4"))
     y[rows] = torch.from_numpy(random.integers(0, data.num_classes, len(rows)))
     return replace(data, x=x, y=y)
 

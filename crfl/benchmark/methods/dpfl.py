@@ -1,0 +1,141 @@
+"""User-level private federated learning: what a few clients can change in the vote of many noisy trainings.
+
+Xie, Long, Chen, Li, Li, CCS 2023 (arXiv 2209.04030). Many trainings of Algorithm 1 in one batch: clients take one full step,
+the server clips each update to S and adds Gaussian noise to the average, in every round. The formulas are those of
+crfl.certification.privacy. All clients take part in every round, so the accounting of the noise has a closed form.
+
+The first entry is the paper's certificate, from all epsilon with their delta at once. The second one uses that the noise is
+Gaussian beyond what epsilon and delta say, and is never below the first.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfl import rng
+from crfl.benchmark.entry import Entry, Outcome, Task
+from crfl.certification.bounds.votes import ProbabilityBounds
+from crfl.certification.ensembles.random_groups import random_group_bounds
+from crfl.certification.privacy import gaussian_delta, gaussian_users, private_users
+from crfl.config import Experiment
+from crfl.data.federated import FederatedData
+from crfl.engines import make_engine
+from crfl.run_batch import RunBatch
+from crfl.server import project
+
+__all__ = ["ENTRIES", "private_votes", "user_mu"]
+
+PAPER = "Xie, Long, Chen, Li and Li, CCS 2023, https://arxiv.org/abs/2209.04030"
+ASSUMPTIONS = (
+    "The list of clients and the weight of each stand before training.",
+    "Noise is drawn by a trusted server, and is Gaussian: floating point is ignored.",
+    "Confidence 99.9 % for each test sample; the guarantee is of the expected vote over trainings, not of one model.",
+    "The attacker has no influence on the feature map.",
+)
+ROUNDS, CLIP, NOISE, RATE = 10, 1.0, 0.05, 1e3
+"""T; S; the noise of all rounds together in units of S, T times over; the clients' rate, so large that S sets the step."""
+TRAININGS, ALPHA = 1000, 0.001
+EPSILONS = np.geomspace(1e-3, 20.0, 200)
+"""Times mu."""
+
+
+def user_mu(data: FederatedData) -> float:
+    """mu of one client, who may send anything: sqrt(T) 2 S max_i p_i / sigma, sigma = NOISE S sqrt(T).
+
+    Example:
+        >>> import crfl
+        >>> user_mu(crfl.load_data(crfl.Experiment()))  # ten clients
+        4.0
+    """
+    return 2 * max(data.sizes) / sum(data.sizes) / NOISE
+
+
+def private_votes(data: FederatedData, trainings: int, seed: int, malicious: int = 0) -> np.ndarray:
+    """Votes (m, C) of models that were trained independently, with noise of their own.
+
+    Args:
+        data: the federation.
+        trainings: R
+        seed: of the noise.
+        malicious: so many clients send the opposite of what they learnt.
+
+    Example:
+        >>> import crfl
+        >>> private_votes(crfl.load_data(crfl.Experiment()), trainings=20, seed=0).sum(axis=1)[:3]
+        array([20, 20, 20])
+    """
+    exp = Experiment(seed=seed).override(
+        {
+            "data": {"name": "custom", "clients": len(data.shards)},
+            "model.bias": False,
+            "local": {"batch_size": max(data.sizes), "keep_last_batch": True, "learning_rate": RATE},
+            "local.precision": "float32",
+            "server": {"rounds": ROUNDS, "evaluate_every": ROUNDS, "update_clip": CLIP},
+            "attack.round": None,
+        }
+    )
+    batch = RunBatch.of([exp], data)
+    models = _train(batch, trainings, malicious)
+    counts = np.zeros((len(data.test), data.num_classes), dtype=np.int64)
+    for start, block in enumerate(data.test.blocks(512)):
+        for some in models.split(200):
+            votes = batch.model.class_logits(some, block.x).argmax(dim=1).T.numpy()
+            rows = start * 512 + np.arange(len(votes))
+            np.add.at(counts, (rows[:, None], votes), 1)
+    return counts
+
+
+def _train(batch: RunBatch, trainings: int, malicious: int) -> Tensor:
+    """The final models (R, P): z <- z + sum_i p_i clip_S(u_i(z)) + N(0, sigma^2 I), T times from 0."""
+    engine = make_engine("vectorised", batch.model, batch.data, batch.local, batch.seed)
+    weights = torch.from_numpy(batch.sizes / batch.sizes.sum()).float()
+    models, std = torch.zeros(trainings, batch.model.num_params), NOISE * CLIP * ROUNDS**0.5
+    for t in range(1, batch.num_rounds + 1):
+        moved = models.clone()
+        caps, plans = batch.learning_rate_caps(t) * trainings, [batch.plans[0].round(t)] * trainings
+        for block in engine.local_updates(models, t, caps, plans):
+            share = weights[block.clients] * torch.where(torch.from_numpy(block.clients) < malicious, -1.0, 1.0)
+            moved += torch.einsum("k,ksp->sp", share, project(block.updates, CLIP))
+        generator = rng.stream(batch.seed, "private noise", t)
+        models = moved + std * torch.randn(moved.shape, generator=generator)
+    return models
+
+
+def _run(task: Task, privacy: Literal["pairs", "Gaussian"]) -> Outcome:
+    bounds = _bounds(private_votes(task.data, TRAININGS, task.seed))
+    mu = user_mu(task.data)
+    if privacy == "Gaussian":
+        users = gaussian_users(bounds.p_a, bounds.p_b, mu)
+    else:
+        users = private_users(bounds.p_a, bounds.p_b, mu * EPSILONS, gaussian_delta(mu, mu * EPSILONS))
+    strength = np.where(bounds.abstained, -1.0, users.astype(np.float64))
+    return Outcome(bounds.prediction, strength, TRAININGS, task.data.public_samples)
+
+
+def _bounds(counts: np.ndarray) -> ProbabilityBounds:
+    """Of the expected vote, with A chosen from the same votes; independent trainings are to them what random groups are."""
+    return random_group_bounds(counts, ALPHA)
+
+
+def _attack(task: Task, strength: float) -> np.ndarray:
+    """The vote after so many clients sent the opposite of what they learnt, in every round."""
+    return private_votes(task.data, TRAININGS, task.seed + 1, malicious=int(strength)).argmax(axis=1)
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry("DPFL", PAPER, "clients", "statistical", ASSUMPTIONS, partial(_run, privacy="pairs"), _attack),
+    Entry(
+        "DPFL, Gaussian privacy",
+        PAPER + " (with Dong, Roth and Su 2022)",
+        "clients",
+        "statistical",
+        ASSUMPTIONS,
+        partial(_run, privacy="Gaussian"),
+        _attack,
+    ),
+)
