@@ -98,6 +98,8 @@ class Outcome:
     models_trained: int
     trusted_samples: int = 0
     """Samples that the server must own and trust."""
+    cpu_seconds: float | None = None
+    """Of training and certification, where an entry shares its training with others; None: as long as it took."""
 
     def __post_init__(self) -> None:
         """Raises CrflError: the two differ in length, or a strength is NaN."""

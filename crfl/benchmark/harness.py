@@ -147,7 +147,7 @@ def judge(entry: Entry, task: Task) -> Result:
         attacked=attacked,
         models_trained=int(outcome.models_trained),
         trusted_samples=int(outcome.trusted_samples),
-        cpu_seconds=seconds,
+        cpu_seconds=seconds if outcome.cpu_seconds is None else float(outcome.cpu_seconds),
         num_clients=len(task.data.shards),
     )
 

@@ -36,8 +36,8 @@ def student_interval(values: Sequence[float], level: float = LEVEL) -> tuple[flo
         Mean, lower and upper end; the ends are NaN for n = 1, which has no interval.
 
     Example:
-        >>> student_interval([0.9, 0.92, 0.94])
-        (0.92, 0.870..., 0.969...)
+        >>> [round(value, 4) for value in student_interval([0.90, 0.92, 0.94])]
+        [0.92, 0.8703, 0.9697]
     """
     found = np.asarray(values, dtype=np.float64)
     mean = float(found.mean())
