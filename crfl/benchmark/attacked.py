@@ -23,10 +23,17 @@ from crfl.run import TrainingRun
 from crfl.run_batch import RunBatch
 from crfl.state import TrainingState
 
-__all__ = ["attacking", "continued", "last_round_predictions"]
+__all__ = ["affordable", "attacking", "continued", "last_round_predictions"]
 
+LARGE = 20_000
+"""Samples of a data set from which on attacks that train for long are made once, not at each strength."""
 BLOCK = 512
 """Test samples that are attacked at a time."""
+
+
+def affordable(data: FederatedData, strength: float, once: float | None) -> bool:
+    """Whether to attack by a training of its own: always on small data, on large data at the strength `once` alone."""
+    return len(data.x) < LARGE or strength == once
 
 
 @contextmanager

@@ -123,8 +123,9 @@ class Entry:
     the paper whose assumptions this run breaks."""
     assumptions: tuple[str, ...]
     run: Callable[[Task], Outcome]
-    attack: Callable[[Task, float], IntArray] | None = None
+    attack: Callable[[Task, float], IntArray | None] | None = None
     """(task, strength): trains once more under the best attack of that strength that its author knows, and returns the
-    predictions, (m,) int, or (k, m) of k attacks. An upper bound, and a check: no certified prediction may differ."""
+    predictions, (m,) int, or (k, m) of k attacks; None where it tries none. An upper bound, and a check: no certified
+    prediction may differ."""
     data: tuple[str, ...] | None = None
     """The data sets that it covers; None: all."""

@@ -40,6 +40,8 @@ COMMON = (
 )
 SHARE, SCALE = 0.05, 10.0
 """Of each batch that is poisoned, and factor on the update, in the threat `trigger`."""
+BEFORE_END = 20
+"""Rounds after the known one of the threat `trigger`."""
 LEVELS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 """Numbers of poisoned samples that are tried; the whole batch is tried, too."""
 MODELS = 2
@@ -71,10 +73,11 @@ def trained(task: Task) -> Trained:
     start = time.process_time()
     recipe = Experiment.named(DATA_SETS[task.data_name].recipe)
     rounds = recipe.server.rounds
+    known = rounds - BEFORE_END
     exp = recipe.override({"seed": task.seed, "attack.round": None, "server.evaluate_every": rounds})
     exp = _fitted(exp, task)
-    exps = [exp, attack(exp, task, rounds // 2, 1, 1.0), attack(exp, task, rounds // 2, share(exp, task), SCALE)]
-    kept = [rounds // 2 - 1, rounds - 1]
+    exps = [exp, attack(exp, task, known, 1, 1.0), attack(exp, task, known, share(exp, task), SCALE)]
+    kept = [known - 1, rounds - 1]
     runs = train_many(exps, task.data, benign=[False, True, True], checkpoints=kept)
     quiet, poisoned, scaled = runs
     return Trained(quiet, poisoned, scaled, time.process_time() - start)
