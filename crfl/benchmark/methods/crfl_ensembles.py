@@ -216,7 +216,7 @@ def _one_of_each(ensemble: EnsembleRun, count: int) -> list[int]:
     return list(firsts)[:count]
 
 
-def _entry(name: str, threat: str, groups: Groups, attack: Callable[..., IntArray]) -> Entry:
+def _entry(name: str, threat: str, groups: Groups, attack: Callable[..., IntArray | None]) -> Entry:
     """A row; disjoint groups are certain, random ones are not."""
     sound = groups.drawn is None
     return Entry(
