@@ -111,7 +111,7 @@ def _row(entry: Entry, data_name: str, results: Sequence[Result]) -> dict[str, A
     row["median_strength"] = float(np.median([r.median_strength for r in results]))
     row["abstain_rate"] = float(np.mean([r.abstain_rate for r in results]))
     row["contradicted"] = _verdict(results)
-    row["assumptions"] = "; ".join(entry.assumptions)
+    row["assumptions"] = " ".join(entry.assumptions)
     row["models_trained"] = float(np.mean([r.models_trained for r in results]))
     row["cpu_seconds"] = float(np.mean([r.cpu_seconds for r in results]))
     row["trusted_samples"] = float(np.mean([r.trusted_samples for r in results]))

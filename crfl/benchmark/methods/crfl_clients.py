@@ -24,10 +24,10 @@ from crfl.tune import rehearse
 __all__ = ["ENTRIES"]
 
 ASSUMPTIONS = (
-    "softmax regression on fixed features that the server's own samples set",
-    "full batches of plain SGD, averaged with fixed weights",
-    "honest clients measure the curvature of their batches and the norms of their updates truly",
-    "the list of clients stands before training, and nobody poses as several",
+    "Softmax regression on fixed features that the server's own samples set.",
+    "Full batches of plain SGD, averaged with fixed weights.",
+    "Honest clients measure the curvature of their batches and the norms of their updates truly.",
+    "The list of clients stands before training, and nobody poses as several.",
 )
 RATE = 10.0
 """Learning rate where shards are so small that their batches are more curved than the recipe's."""

@@ -21,22 +21,23 @@ from crfl.benchmark.federations import federation
 from crfl.certification.certify import certify
 from crfl.certification.ensembles.certificate import EnsembleCertificate
 from crfl.config import Experiment
-from crfl.ensemble import EnsembleRun, train_ensemble
+from crfl.ensemble import train_ensemble
+from crfl.ensemble_run import EnsembleRun
 from crfl.models.softmax import SoftmaxRegression
 
 __all__ = ["ENTRIES"]
 
 PAPER = "Cao, Jia, Gong, AAAI 2021, arXiv 2102.01854; Cao, Zhang, Jia, Gong (FLCert), TIFS 2022, arXiv 2210.00584"
 DISJOINT = (
-    "every client is in one group, dealt before training from the list of clients",
-    "nobody joins, leaves or poses as several",
-    "the server's own samples set the features",
+    "Every client is in one group, dealt before training from the list of clients.",
+    "Nobody joins, leaves or poses as several.",
+    "The server's own samples set the features.",
 )
 RANDOM = (
-    "groups are drawn at random, unknown to the clients until training ends",
-    "nobody poses as several clients",
-    "about the vote of all groups, of which those trained are a sample: alpha = 0.001 for each test sample",
-    "the server's own samples set the features",
+    "Groups are drawn at random, unknown to the clients until training ends.",
+    "Nobody poses as several clients.",
+    "About the vote of all groups, of which those trained are a sample: alpha = 0.001 for each test sample.",
+    "The server's own samples set the features.",
 )
 VICTIMS, STARTS = 1000, 40
 SHARE, SCALE = 0.05, 10.0

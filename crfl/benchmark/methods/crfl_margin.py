@@ -33,10 +33,10 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 PAPER = "this project (docs/theory.md, sections 5, 9 and 11); the setting is that of Xie et al., ICML 2021, arXiv 2106.08283"
 COMMON = (
-    "softmax regression on fixed features that the server's own samples set",
-    "full batches of plain SGD, averaged with fixed weights",
-    "honest clients measure the curvature of their batches and the norms of their updates truly",
-    "clients and test inputs are the same in both runs",
+    "Softmax regression on fixed features that the server's own samples set.",
+    "Full batches of plain SGD, averaged with fixed weights.",
+    "Honest clients measure the curvature of their batches and the norms of their updates truly.",
+    "Clients and test inputs are the same in both runs.",
 )
 SHARE, SCALE = 0.05, 10.0
 """Of each batch that is poisoned, and factor on the update, in the threat `trigger`."""
@@ -212,7 +212,7 @@ ENTRIES = (
         PAPER,
         "trigger",
         "sound",
-        (*COMMON, "the attacker's benign counterpart scales its update, too"),
+        (*COMMON, "The attacker's benign counterpart scales its update, too."),
         trigger,
         attack_trigger,
     ),
@@ -221,7 +221,7 @@ ENTRIES = (
         PAPER,
         "any content",
         "sound",
-        (*COMMON, "the poisoned samples' client trains as told and does not scale its update"),
+        (*COMMON, "The poisoned samples' client trains as told and does not scale its update."),
         any_content,
         attack_any_content,
     ),
@@ -230,7 +230,7 @@ ENTRIES = (
         PAPER,
         "client-rounds",
         "sound",
-        (*COMMON, "the server clips updates, to a norm that honest ones never reach"),
+        (*COMMON, "The server clips updates, to a norm that honest ones never reach."),
         client_rounds,
         attack_client_rounds,
     ),

@@ -107,8 +107,8 @@ def _outcome(cert: RadiusCertificate, seconds: float) -> Outcome:
 
 
 COMMON = (
-    "softmax regression on the inputs, plain SGD, averaged with fixed weights",
-    "the attacker's benign counterpart scales its update, too",
+    "Softmax regression on the inputs, plain SGD, averaged with fixed weights.",
+    "The attacker's benign counterpart scales its update, too.",
 )
 ENTRIES = (
     Entry(
@@ -116,7 +116,7 @@ ENTRIES = (
         "Xie, Chen, Chen, Li, ICML 2021, arXiv 2106.08283",
         "trigger",
         "as printed",
-        (*COMMON, "inputs lie in the unit ball and labels stay: this run breaks both, so nothing is guaranteed"),
+        (*COMMON, "Inputs lie in the unit ball and labels stay: this run breaks both, so nothing is guaranteed."),
         published,
         attack,
     ),
@@ -125,7 +125,7 @@ ENTRIES = (
         "this project (docs/theory.md, section 5)",
         "trigger",
         "sound",
-        (*COMMON, "training in float32: rounding is modelled, not proved (MNIST, EMNIST, LOAN)"),
+        (*COMMON, "Training in float32: rounding is modelled, not proved (MNIST, EMNIST, LOAN)."),
         margin,
         attack,
     ),
