@@ -15,7 +15,7 @@ import torch
 from crfl.attack.search import replace_model, targeted_flips, worst_direction
 from crfl.attack.search_inputs import optimised_poison, optimised_trigger
 from crfl.attack.triggers import Trigger
-from crfl.benchmark.attacked import affordable, attacking
+from crfl.benchmark.attacked import attacking
 from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
 from crfl.benchmark.federations import federation
 from crfl.certification.certify import certify
@@ -42,6 +42,15 @@ RANDOM = (
 VICTIMS, STARTS = 1000, 40
 SHARE, SCALE = 0.05, 10.0
 """Of each batch that is poisoned, and factor on the update, in the threat `trigger`."""
+TRAINED_AT = {
+    "trigger": 1,
+    "any content": 50,
+    "label flips": 50,
+    "replaced samples": 50,
+    "clients": 5,
+    "client-rounds": 5,
+}
+"""The strength of each threat at which an attack trains the ensemble anew."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def attack_clients(task: Task, strength: float, threat: str, groups: Groups) -> 
     count = int(strength)
     malicious = _one_of_each(ensemble, count)
     alone = changed_votes(votes, ensemble.num_classes, _spoiled(ensemble, malicious, votes, groups))
-    if not affordable(task.data, strength, once=5 if groups.drawn is None else None):
+    if groups.drawn is not None or strength != TRAINED_AT[threat]:
         return alone
     weights = ensemble.params.double().mean(0).view(ensemble.num_classes, -1)
     target = weights.roll(1, dims=0).flatten()
@@ -125,8 +134,10 @@ def attack_clients(task: Task, strength: float, threat: str, groups: Groups) -> 
     return np.stack([alone, found.predict(task.data.test)])
 
 
-def attack_poison(task: Task, strength: float, threat: str, groups: Groups) -> IntArray:
+def attack_poison(task: Task, strength: float, threat: str, groups: Groups) -> IntArray | None:
     """In the last round: the image or the trigger whose poison, by ascent through the map, hurts the client's group."""
+    if strength != TRAINED_AT[threat]:
+        return None
     ensemble = trained(task, threat, groups)
     data, exp, model = task.data, ensemble.experiment, ensemble.model
     assert isinstance(model, SoftmaxRegression)
@@ -155,9 +166,9 @@ def attack_poison(task: Task, strength: float, threat: str, groups: Groups) -> I
 
 def attack_labels(task: Task, strength: float, threat: str, groups: Groups) -> IntArray | None:
     """The labels whose change pushes the mean of the groups' models farthest where it hurts, changed in all rounds."""
-    ensemble = trained(task, threat, groups)
-    if not affordable(task.data, strength, once=50 if threat == "label flips" else None):
+    if strength != TRAINED_AT[threat]:
         return None
+    ensemble = trained(task, threat, groups)
     data, model = task.data, ensemble.model
     assert isinstance(model, SoftmaxRegression)
     params = ensemble.params.double().mean(0)
