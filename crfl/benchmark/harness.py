@@ -131,7 +131,7 @@ def judge(entry: Entry, task: Task) -> Result:
     strengths = THREATS[entry.threat].strengths
     attacked = {
         float(s): found
-        for s in (strengths[1:2] if task.smoke else strengths)
+        for s in (strengths[2:3] if task.smoke else strengths)
         if (found := _attacked(entry, task, s)) is not None
     }
     return Result(

@@ -34,7 +34,7 @@ RATE = 10.0
 CLIENTS = (10, 5, 2, 1)
 """Malicious clients that the update clip is fitted to withstand: the first number that can be had."""
 VICTIMS = 1000
-TRAINED_AT = 5
+TRAINED_AT = 20
 """Malicious clients against which an attack trains anew."""
 GROUPS = 10
 """Of priced votes."""
