@@ -98,6 +98,8 @@ class Outcome:
     models_trained: int
     trusted_samples: int = 0
     """Samples that the server must own and trust."""
+    cpu_seconds: float | None = None
+    """Of training and certification, where an entry shares its training with others; None: as long as it took."""
 
     def __post_init__(self) -> None:
         """Raises CrflError: the two differ in length, or a strength is NaN."""
@@ -121,8 +123,9 @@ class Entry:
     the paper whose assumptions this run breaks."""
     assumptions: tuple[str, ...]
     run: Callable[[Task], Outcome]
-    attack: Callable[[Task, float], IntArray] | None = None
+    attack: Callable[[Task, float], IntArray | None] | None = None
     """(task, strength): trains once more under the best attack of that strength that its author knows, and returns the
-    predictions, (m,) int, or (k, m) of k attacks. An upper bound, and a check: no certified prediction may differ."""
+    predictions, (m,) int, or (k, m) of k attacks; None where it tries none. An upper bound, and a check: no certified
+    prediction may differ."""
     data: tuple[str, ...] | None = None
     """The data sets that it covers; None: all."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crfl import __version__
 from crfl.benchmark.entry import THREATS, Entry, Outcome, Task
@@ -127,15 +128,12 @@ def judge(entry: Entry, task: Task) -> Result:
     seconds = time.process_time() - start
     labels = task.data.test.y.cpu().numpy().astype(np.int64)
     _check_outcome(entry, outcome, labels, task.data.num_classes)
-    attacked = {}
-    for strength in THREATS[entry.threat].strengths if entry.attack is not None else ():
-        assert entry.attack is not None
-        found = np.atleast_2d(np.asarray(entry.attack(task, strength), dtype=np.int64))
-        if found.ndim != 2 or found.shape[1] != len(labels) or not len(found):
-            raise CrflError(
-                f"attack: got predictions of shape {found.shape}, expected ({len(labels)},) or (k, {len(labels)})"
-            )
-        attacked[float(strength)] = found
+    strengths = THREATS[entry.threat].strengths
+    attacked = {
+        float(s): found
+        for s in (strengths[2:3] if task.smoke else strengths)
+        if (found := _attacked(entry, task, s)) is not None
+    }
     return Result(
         threat=entry.threat,
         method=entry.name,
@@ -147,9 +145,20 @@ def judge(entry: Entry, task: Task) -> Result:
         attacked=attacked,
         models_trained=int(outcome.models_trained),
         trusted_samples=int(outcome.trusted_samples),
-        cpu_seconds=seconds,
+        cpu_seconds=seconds if outcome.cpu_seconds is None else float(outcome.cpu_seconds),
         num_clients=len(task.data.shards),
     )
+
+
+def _attacked(entry: Entry, task: Task, strength: float) -> npt.NDArray[np.int64] | None:
+    """Predictions (k, m) under attack; None if the entry tries none. CrflError if they are not such."""
+    found = None if entry.attack is None else entry.attack(task, strength)
+    if found is None:
+        return None
+    rows, size = np.atleast_2d(np.asarray(found, dtype=np.int64)), len(task.data.test)
+    if rows.ndim != 2 or rows.shape[1] != size or not len(rows):
+        raise CrflError(f"attack: got predictions of shape {rows.shape}, expected ({size},) or (k, {size})")
+    return rows
 
 
 class _Loaded:

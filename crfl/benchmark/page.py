@@ -89,7 +89,7 @@ def _about(found: Comparison, threat: str) -> list[str]:
     done: list[Result] = list(found.results)
     known = {r.method for r in done if r.threat == threat}
     entries = [e for e in found.entries if e.threat == threat and e.name in known]
-    return [f"{e.name} ({e.paper}): {'; '.join(e.assumptions)}." for e in entries]
+    return [f"{e.name} ({e.paper}): {' '.join(e.assumptions)}" for e in entries]
 
 
 def _png(ax: Axes) -> bytes:

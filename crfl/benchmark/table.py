@@ -36,8 +36,8 @@ def student_interval(values: Sequence[float], level: float = LEVEL) -> tuple[flo
         Mean, lower and upper end; the ends are NaN for n = 1, which has no interval.
 
     Example:
-        >>> student_interval([0.9, 0.92, 0.94])
-        (0.92, 0.870..., 0.969...)
+        >>> [round(value, 4) for value in student_interval([0.90, 0.92, 0.94])]
+        [0.92, 0.8703, 0.9697]
     """
     found = np.asarray(values, dtype=np.float64)
     mean = float(found.mean())
@@ -111,7 +111,7 @@ def _row(entry: Entry, data_name: str, results: Sequence[Result]) -> dict[str, A
     row["median_strength"] = float(np.median([r.median_strength for r in results]))
     row["abstain_rate"] = float(np.mean([r.abstain_rate for r in results]))
     row["contradicted"] = _verdict(results)
-    row["assumptions"] = "; ".join(entry.assumptions)
+    row["assumptions"] = " ".join(entry.assumptions)
     row["models_trained"] = float(np.mean([r.models_trained for r in results]))
     row["cpu_seconds"] = float(np.mean([r.cpu_seconds for r in results]))
     row["trusted_samples"] = float(np.mean([r.trusted_samples for r in results]))

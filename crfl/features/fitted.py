@@ -69,6 +69,11 @@ class FittedMap:
         """
         return torch.cat([self._finish(raw) for raw in self.raw(inputs)])
 
+    def differentiable(self, inputs: Tensor) -> Tensor:
+        """The features of a call, with a gradient in the inputs where the function has one: for attacks."""
+        raw = inputs if self.function is None else self.function(as_samples(inputs, self.input_shape))
+        return self._finish(torch.as_tensor(raw).flatten(1))
+
     def stored(self, inputs: Tensor, scale: float) -> Iterator[Tensor]:
         """Features of stored inputs (m, d_in), bytes or float32, true = scale * stored: block by block."""
         for block in inputs.split(BLOCK):
