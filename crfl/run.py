@@ -57,7 +57,7 @@ class TrainingRun:
         return DataFrame(self.columns)
 
     @property
-    def attack_success(self) -> DataFrame:
+    def history_since_attack(self) -> DataFrame:
         """The history from the first attack on; all of it if nobody attacked."""
         first = min((r.round for r in self.record.attack_rounds), default=0)
         return self.history[self.history["round"] >= first]

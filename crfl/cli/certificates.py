@@ -62,7 +62,9 @@ def certify_run(
     facts: dict[str, Any] = {"accuracy": float(history["accuracy"].iloc[-1])}
     if attacked:
         facts["attack_success_rate"] = float(history["attack_success_rate"].iloc[-1])
-        facts["highest_attack_success_rate_over_the_rounds"] = float(run.attack_success["attack_success_rate"].max())
+        facts["highest_attack_success_rate_over_the_rounds"] = float(
+            run.history_since_attack["attack_success_rate"].max()
+        )
     show(pd.concat(tables) if tables else pd.DataFrame(), as_json, tuple(dict.fromkeys(notes)), **facts)
 
 

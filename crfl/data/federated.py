@@ -16,6 +16,7 @@ from torch import Tensor
 from crfl.config import Features
 from crfl.data import arrays, checks, own, sources
 from crfl.data.content import content_digest
+from crfl.data.deal import deal
 from crfl.data.splits import Client, Inputs, RowSplit, Split
 from crfl.devices import resolve_device
 from crfl.features import FeatureMap, FittedMap
@@ -168,7 +169,7 @@ class FederatedData:
         labels, test_labels = arrays.labels(y, len(inputs), "y"), arrays.labels(y_test, len(held_out), "y_test")
         factor, domain = own.scaling(scale, domain, inputs, held_out)
         settings, function = own.feature_settings(features, public, whiten, norm)
-        dealt = own.deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
+        dealt = deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
         data = cls(
             name,
             inputs,

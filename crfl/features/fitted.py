@@ -69,11 +69,6 @@ class FittedMap:
         """
         return torch.cat([self._finish(raw) for raw in self.raw(inputs)])
 
-    def stored(self, inputs: Tensor, scale: float) -> Iterator[Tensor]:
-        """Features of stored inputs (m, d_in), bytes or float32, true = scale * stored: block by block."""
-        for block in inputs.split(BLOCK):
-            yield self(block.float() * scale)
-
     def raw(self, inputs: Tensor) -> Iterator[Tensor]:
         """f(x), (b, d_f), of inputs (m, d_in) in real units, block by block."""
         with torch.no_grad():

@@ -113,11 +113,3 @@ class LocalTraining:
         tau = self.steps
         alpha = np.where(tau > 0, tau * a / (1 - a + tau * a), 0.0) * (1 + gamma(8)) + 2 * FLOAT64_UNIT
         return np.minimum(alpha, 1.0)
-
-    def longest_update(self, rates: FloatArray, norm: float = 0.0) -> FloatArray:
-        """Bound on ||u_i|| of clean clients (Proposition 9): tau eta (sqrt(2) B + lambda times the largest local norm).
-
-        `norm`: ||z_t||; of no account without weight decay.
-        """
-        moved = self.steps * rates * math.sqrt(2) * self.clean
-        return (moved + self.steps * rates * self.record.weight_decay * (norm + moved)) * (1 + gamma(8))
