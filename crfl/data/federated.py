@@ -191,7 +191,16 @@ class FederatedData:
 
     @classmethod
     def from_dataset(cls, train: Any, test: Any, **options: Any) -> FederatedData:
-        """`from_arrays` of two torch Datasets of (sample, label); each sample is read once, transforms applied."""
+        """Federated data from two torch Datasets of (sample, label); each sample is read once, transforms applied.
+
+        Args:
+            train: the training samples.
+            test: the test samples.
+            options: those of `from_arrays`.
+
+        Raises:
+            DataError: a dataset is not of (sample, label), or its samples differ in shape.
+        """
         return cls.from_arrays(*sources.from_dataset(train, "train"), *sources.from_dataset(test, "test"), **options)
 
     @classmethod
@@ -211,7 +220,16 @@ class FederatedData:
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> FederatedData:
-        """`from_arrays` of an NPZ file with x, y, x_test, y_test, perhaps clients; `from_frame` of CSV or Parquet."""
+        """Federated data from a file.
+
+        Args:
+            path: an NPZ file whose arrays are arguments of `from_arrays` (x, y, x_test, y_test, perhaps clients); or a CSV
+                or Parquet file, which `from_frame` takes.
+            options: those of `from_arrays` or `from_frame`.
+
+        Raises:
+            DataError: the file cannot be read, or something in it does not fit.
+        """
         found = sources.from_file(Path(path))
         return cls.from_arrays(**found | options) if isinstance(found, dict) else cls.from_frame(found, **options)
 
