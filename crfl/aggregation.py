@@ -32,9 +32,8 @@ class Server(Protocol):
 class Aggregate:
     """An aggregated update (P,) and the weights (n,) float64 that the rule gave to the clients.
 
-    The update is the weighted sum of the clients' updates, but under `median` and `trimmed_mean`: those weigh anew in
-    every coordinate, and `weights` are the average over the coordinates. That says who was heard and how much, and no
-    weighted sum gives the update back.
+    The update is the weighted sum of the clients' updates. `median` and `trimmed_mean` are the exception: they have
+    other weights in every coordinate, and `weights` is the average over the coordinates, for the record only.
     """
 
     update: Tensor
@@ -42,6 +41,7 @@ class Aggregate:
 
 
 Aggregator = Callable[[Tensor, Tensor, Server], Aggregate]
+"""The updates (n, P) of the clients present, their sample counts (n,), and the server's settings -> Aggregate."""
 
 
 def _one(server: Server) -> int:
@@ -53,7 +53,7 @@ class Rule:
     """An aggregation rule and what it promises. Certificates, the quorum and the settings' check read it here."""
 
     function: Aggregator
-    """Updates (n, P), sample counts (n,) and the server's settings -> Aggregate."""
+    """What it computes."""
     data_independent: bool = False
     """Whether the result is the weighted sum of the updates with weights that follow from the sample counts alone. Then
     the server needs only that sum, and the coupling certificates hold."""
@@ -63,7 +63,7 @@ class Rule:
     def weights(self, sizes: Tensor, server: Server) -> Tensor:
         """The weights (n,) float64 of a data-independent rule for clients of these sizes (n,).
 
-        They are asked of updates that are all 0, so that they cannot depend on the real ones.
+        The rule is called on updates that are all 0, so that its weights cannot depend on the real ones.
         """
         zeros = torch.zeros(len(sizes), 1, dtype=torch.float64)
         return validate(self.function(zeros, sizes, server), zeros, server.aggregation).weights.double()
@@ -91,15 +91,16 @@ def norm_bounded_mean(updates: Tensor, sizes: Tensor, server: Server) -> Aggrega
 
 
 RFA_ITERATIONS, RFA_SMOOTHING, RFA_TOLERANCE = 10, 1e-5, 1e-6
+"""As in the experiments of CRFL."""
 
 
 def rfa(updates: Tensor, sizes: Tensor, server: Server) -> Aggregate:
     """Geometric median by the smoothed Weiszfeld algorithm (RFA; Pillutla, Kakade, Harchaoui 2022), set as in CRFL.
 
-    Minimises sum_i a_i ||v - u_i||, a_i the share of samples, in float64. From the mean weighted by a, at most 10
-    times, u_i gets the weight a_i / max(1e-5, ||v - u_i||), normalised; it stops when the objective changes by less
-    than 1e-6 of itself. The weights returned are those that make the median returned. Stopped so early it leaves far
-    outliers some pull: about 1e-6 of their distance, or (R / (n - R))^10 of it for R of n equal clients.
+    Minimises sum_i a_i ||v - u_i||, a_i the share of samples, in float64. It starts at the mean weighted by a. Each of at
+    most 10 iterations gives u_i the weight a_i / max(1e-5, ||v - u_i||), normalised; they end when the objective changes
+    by less than 1e-6 of itself. The weights returned are those of the last iteration. Stopped so early, the median is
+    still drawn to far outliers: by about 1e-6 of their distance, or (R / (n - R))^10 of it for R of n equal clients.
     """
     points, share = updates.double(), sizes.double() / sizes.sum()
     distances = torch.linalg.vector_norm(points - share @ points, dim=1)
@@ -149,7 +150,7 @@ AGGREGATORS: dict[str, Rule] = {
     "krum": Rule(krum, min_clients=lambda server: 2 * server.num_byzantine + 3),
     "multi_krum": Rule(multi_krum, min_clients=lambda server: 2 * server.num_byzantine + 3),
 }
-"""Rules found by the name in `server.aggregation`; add your own: AGGREGATORS["mine"] = Rule(function)."""
+"""Rules by the name that `server.aggregation` says; add your own: AGGREGATORS["mine"] = Rule(function)."""
 
 
 def get_rule(name: str) -> Rule:

@@ -1,4 +1,4 @@
-"""What the servers receive in one round: unusable updates are dropped, the others clipped and aggregated."""
+"""One round at the server: updates that are no updates are dropped, the others clipped and aggregated."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 NOT_FINITE, WRONG_SHAPE, NO_AGGREGATE = "not finite", "of the wrong shape", "of a round without an aggregate"
-"""Why an update is dropped. Finite means that its norm is, in float64: one of 1e200 would stop the server, too."""
+"""Why an update is dropped. It is finite if its norm is finite in float64."""
 
 
 @dataclass(frozen=True)
 class ClientStats:
-    """What one round of one run leaves to record of the n clients of the run."""
+    """What is recorded of the n clients of a run in one round."""
 
     weights: FloatArray
     """(n,): aggregation weight; 0 of those who were absent or dropped."""
@@ -37,7 +37,7 @@ class ClientStats:
     """Norm of an attacker's update as it was aggregated."""
 
     def sharing(self, before: ClientStats) -> ClientStats:
-        """The same, in the memory of the round before as far as the weights are alike: many groups have many rounds."""
+        """The same statistics; equal weights are kept once for all rounds, as many groups have many rounds."""
         return replace(self, weights=before.weights) if np.array_equal(self.weights, before.weights) else self
 
 
@@ -63,10 +63,20 @@ class RoundAggregator:
         total: Tensor,
         weights: Tensor | None = None,
     ) -> None:
-        """`members` (n,), rising: the clients of the run; `sizes` (n,): their samples; `total` (P,): zeros, the memory of
-        a weighted sum. Memory of its own for each of many runs would be scattered, and lost between what is kept.
+        """An aggregator that has received nothing.
 
-        `weights` (n,): those of a data-independent rule if all take part, where they are known.
+        Args:
+            round_: t
+            server: the settings that the rule may read.
+            rule: how the updates are aggregated.
+            members: (n,) the clients of the run, rising.
+            sizes: (n,) their numbers of samples.
+            participants: those of them that take part in the round, rising.
+            attackers: those whose norms are recorded.
+            update_clip: S_t; None: updates are not clipped.
+            total: (P,) zeros, for the weighted sum. The caller provides it because it allocates those of all runs at
+                once, which fragments the memory less.
+            weights: (n,) of a data-independent rule if all take part, where they are known.
         """
         self.round, self.server, self.rule, self.update_clip = round_, server, rule, update_clip
         self.members, self.clients = members, participants
@@ -82,7 +92,7 @@ class RoundAggregator:
         elif weights is None or not everybody:
             weights = rule.weights(self.sizes, server)
         self.weights = weights
-        """Of the participants, float64; 1 where the rule finds them itself."""
+        """Of the participants, float64; 1 where the rule derives them from the updates."""
         self.received = total[None] if independent else total.new_zeros(len(participants), len(total))
         """The weighted sum of the updates, (1, P), or all of them."""
 
@@ -92,7 +102,7 @@ class RoundAggregator:
         return self.rule.data_independent and self.update_clip is None
 
     def of_participants(self, clients: IntArray, updates: Tensor) -> tuple[IntArray, Tensor]:
-        """Those of the clients (k,), and of their updates (k, P), that take part in this run."""
+        """The clients (k,) without those that do not take part in this run, and their updates (k, P)."""
         if len(self.clients) == len(self.members):
             return clients, updates
         present = np.isin(clients, self.clients)
@@ -128,10 +138,13 @@ class RoundAggregator:
         self.dropped[client] = reason
 
     def aggregate(self) -> tuple[Tensor, ClientStats]:
-        """The aggregated update (P,), and what is to be recorded of the clients.
+        """Aggregate what was received. The weights of dropped clients are shared out among the others.
 
-        The weights of those who were dropped are shared out among the others. TrainingError if nobody is left, too few
-        for the rule, or if the rule returns something else than it should.
+        Returns:
+            The aggregated update (P,), and what is recorded of the clients.
+
+        Raises:
+            TrainingError: nobody is left, or too few for the rule, or the rule returns no Aggregate of these updates.
         """
         kept = torch.ones(len(self.clients), dtype=torch.bool)
         if self.dropped:
@@ -151,7 +164,7 @@ class RoundAggregator:
         return aggregate.update.to(updates.dtype), self._stats(weights.numpy())
 
     def failure(self) -> tuple[Tensor, ClientStats]:
-        """No update (P,) at all, because there is no aggregate: every participant counts as dropped."""
+        """A zero update (P,), where there is no aggregate: every participant counts as dropped."""
         self.dropped = {**dict.fromkeys(self.clients.tolist(), NO_AGGREGATE), **self.dropped}
         return torch.zeros_like(self.received[0]), self._stats(np.zeros(len(self.clients)))
 
@@ -200,8 +213,8 @@ def potential_weights(
 ) -> FloatArray:
     """The weight that each of some clients (k,) has whenever it takes part in a round with these weights (n,).
 
-    Its own if it did; else that of one who takes the place of the participant with the largest weight. 1 under a rule
-    whose weights depend on the updates.
+    If it took part: its weight. If not: the weight that it would have in place of the participant with the largest
+    weight. 1 under a rule whose weights depend on the updates.
     """
     potential = weights[clients].copy()
     present = np.flatnonzero(weights)

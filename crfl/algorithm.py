@@ -35,7 +35,21 @@ def training_rounds(
 def training_round(
     batch: RunBatch, state: TrainingState, t: int, engine: Engine, evaluation: Evaluation | None
 ) -> TrainingState:
-    """Round t of Algorithm 1."""
+    """Round t of Algorithm 1: perturb, local training and attack, aggregate, clip, record.
+
+    Args:
+        batch: the S runs: settings, data, model.
+        state: where they stand after round t - 1, clipped and without noise.
+        t: the round, 1 .. T.
+        engine: trains the clients.
+        evaluation: measures the models on the test set; None: nothing is measured.
+
+    Returns:
+        The state after round t.
+
+    Raises:
+        TrainingError: a model diverges, or no update is left to aggregate.
+    """
     # The server perturbs the model of the round before: z_t = w_{t-1} + N(0, sigma_{t-1}^2 I).
     global_models = perturb(state.params, batch.noise_stds(t - 1), batch.seed, t - 1)
 
@@ -43,13 +57,13 @@ def training_round(
     aggregates, clients = collect_updates(batch, global_models, t, engine)
 
     # The server aggregates: v_t = (1 - kappa_t) z_t + sum_i p_i u_i,
-    moved = batch.check_finite(shrink(global_models, batch.decays(t)) + aggregates, global_models, t)
+    pre_clip = batch.check_finite(shrink(global_models, batch.decays(t)) + aggregates, global_models, t)
 
     # and clips: w_t = Pi_{rho_t}(v_t).
-    params = project(moved, batch.clip_norms(t))
+    params = project(pre_clip, batch.clip_norms(t))
 
     batch.warn_of_dropped(clients, state, t)
-    return record_round(batch, state, t, global_models, moved, params, clients, evaluation)
+    return record_round(batch, state, t, global_models, pre_clip, params, clients, evaluation)
 
 
 def collect_updates(
@@ -80,18 +94,18 @@ def record_round(
     state: TrainingState,
     t: int,
     global_models: Tensor,
-    moved: Tensor,
+    pre_clip: Tensor,
     params: Tensor,
     clients: tuple[ClientStats, ...],
     evaluation: Evaluation | None,
 ) -> TrainingState:
-    """The state after round t, with what the round left to record."""
+    """The state after round t, with the norms, measurements and client statistics that are recorded of it."""
     measure = evaluation.measure if evaluation is not None and batch.evaluates(t) else unmeasured
     loss, accuracy, attack_success_rate = measure(params)
     metrics = RoundMetrics(
         start_norm=norm(global_models),
         start_spectral_norm=batch.model.spectral_norm(global_models),
-        pre_clip_norm=norm(moved),
+        pre_clip_norm=norm(pre_clip),
         distance=norm(params - params[0]),
         loss=loss,
         accuracy=accuracy,

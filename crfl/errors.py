@@ -1,4 +1,4 @@
-"""The library's own errors: each names what is wrong, what was found, what is allowed and how to mend it."""
+"""The library's own errors and warnings. A message names the setting or argument: got X, expected Y, and what to do."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class TrainingRun:
         return DataFrame(self.columns)
 
     @property
-    def attack_success(self) -> DataFrame:
+    def history_since_attack(self) -> DataFrame:
         """The history from the first attack on; all of it if nobody attacked."""
         first = min((r.round for r in self.record.attack_rounds), default=0)
         return self.history[self.history["round"] >= first]
@@ -93,11 +93,39 @@ class TrainingRun:
         return self.logits(x).argmax(dim=1).numpy()
 
     def score(self, split: Split) -> float:
-        """Accuracy on labelled samples such as `data.test`."""
+        """Accuracy on labelled samples.
+
+        Args:
+            split: features and labels, such as `data.test`.
+
+        Returns:
+            The share of samples whose predicted class is their label.
+
+        Raises:
+            DataError: the features have another shape than the model's.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+            >>> data = crfl.load_data(exp)
+            >>> run = crfl.train(exp, data)
+            >>> bool(run.score(data.test) == run.history["accuracy"].iloc[-1])
+            True
+        """
         return float(np.mean(self.predict(split.x) == split.y.cpu().numpy()))
 
     def to_module(self) -> nn.Module:
-        """The trained model as a torch module: a torch.nn.Linear, or the user's own."""
+        """The trained model as a torch module.
+
+        Returns:
+            A torch.nn.Linear for softmax regression; else a copy of the user's module, in eval mode.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+            >>> crfl.train(exp, crfl.load_data(exp)).to_module()
+            Linear(in_features=64, out_features=10, bias=True)
+        """
         return self.model.to_module(self.params)
 
     def __repr__(self) -> str:

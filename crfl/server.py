@@ -23,6 +23,9 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
         params: (..., P); a vector whose norm is not finite in float64 becomes NaN.
         clip_norm: rho, positive; one for all or one for each vector (...). Infinite: no clipping.
 
+    Returns:
+        (..., P).
+
     Example:
         >>> project(torch.tensor([3.0, 4.0]), 1.0)
         tensor([0.6000, 0.8000])
@@ -30,7 +33,7 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
     norms = norm(params)
     factor = (to_device(torch.as_tensor(clip_norm, dtype=torch.float64), params.device) / norms).clamp(max=1.0)
     factor = torch.where(norms == 0, 1.0, factor.masked_fill(norms.isinf(), torch.nan))
-    mantissa, exponent = torch.frexp(factor)  # a factor for an update of 1e38 is too small for float32
+    mantissa, exponent = torch.frexp(factor)  # three factors: one alone would underflow in float32 where ||w|| is 1e38
     half = torch.div(exponent - 1, 2, rounding_mode="floor")
     parts = (torch.exp2(half.double()), torch.exp2((exponent - 1 - half).double()), 2 * mantissa)
     first, second, third = (part.to(params.dtype).unsqueeze(-1) for part in parts)
@@ -38,15 +41,22 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
 
 
 def perturb(params: Tensor, noise_std: float | Tensor, seed: int, round_: int) -> Tensor:
-    """w + N(0, sigma^2 I): the same draw for all runs (..., P), from the stream of the round that just ended.
+    """w + N(0, sigma^2 I) (Algorithm 1, noise): the same draw for all runs, from the stream of the round that just ended.
 
-    Drawn in float32 whatever the type of the parameters, so that a run in float64 sees the same noise.
+    Drawn in float32 whatever the type of the parameters: a run in float64 sees the same noise.
 
     Args:
         params: (..., P).
         noise_std: sigma, one for all or one for each vector (...).
         seed: of the run.
         round_: t, the round that just ended.
+
+    Returns:
+        (..., P).
+
+    Example:
+        >>> perturb(torch.zeros(2, 3), torch.tensor([0.0, 0.1]), seed=0, round_=1)[0]
+        tensor([0., 0., 0.])
     """
     std = torch.as_tensor(noise_std, dtype=torch.float64)
     if not std.any():
@@ -57,5 +67,5 @@ def perturb(params: Tensor, noise_std: float | Tensor, seed: int, round_: int) -
 
 
 def shrink(params: Tensor, decay: Tensor) -> Tensor:
-    """(1 - kappa) w: the server's own decay, kappa one for each vector (...)."""
+    """(1 - kappa) w: the decay that the server adds to Algorithm 1 (server.decay); kappa, one for each vector (...)."""
     return params * to_device((1 - decay).to(params.dtype), params.device).unsqueeze(-1) if decay.any() else params

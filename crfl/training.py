@@ -90,8 +90,22 @@ def train_pair(
 ) -> tuple[TrainingRun, TrainingRun]:
     """A run and its benign counterpart in one pass over the data.
 
-    Column `distance` of the run's history is the l2 distance of the two global models, round by round (Figure 9a).
-    Arguments and errors are those of `train`.
+    Column `distance` of the run's history is the l2 distance of the two global models, round by round (Figure 9a of the
+    paper).
+
+    Args:
+        exp: as for `train`, and so the other arguments.
+        data: clients and test split.
+        model: a module instead of softmax regression.
+        engine: "vectorised" or "reference".
+        device: where to compute.
+        progress: show a progress bar.
+
+    Returns:
+        The run, then its benign counterpart.
+
+    Raises:
+        SettingsError, DataError, TrainingError: as for `train`.
 
     Example:
         >>> import crfl
@@ -120,8 +134,24 @@ def train_many(
     """Train runs that share seed, data, local settings and rounds in one pass over the data.
 
     Each equals the run trained alone up to rounding. If they are several, their histories gain a column `distance`:
-    the l2 distance of the global model to that of the first run. `benign` says which of them are benign counterparts
-    (default: none); the other arguments and the errors are those of `train`.
+    the l2 distance of the global model to that of the first run.
+
+    Args:
+        experiments: the settings of each run.
+        data: as for `train`, and so the other arguments.
+        benign: which of them are benign counterparts; None: none.
+        model: a module instead of softmax regression.
+        checkpoints: rounds whose models are kept.
+        engine: "vectorised" or "reference".
+        device: where to compute.
+        progress: show a progress bar.
+
+    Returns:
+        The runs, in the order of the experiments.
+
+    Raises:
+        SettingsError: the runs cannot share their batches, or settings do not fit.
+        DataError, TrainingError: as for `train`.
 
     Example:
         >>> import crfl

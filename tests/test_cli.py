@@ -290,12 +290,24 @@ def test_files_that_fail_are_named(call, config, tmp_path):
     assert "nowhere" in result.output
 
 
-def test_interruption_while_certifying(call, finished, monkeypatch):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("crfl.cli.certificates.certify", interrupt)
-    result = call("certify", finished)
+def test_interruption_while_certifying(call, config, tmp_path, monkeypatch):
+    """Here by the trigger, which certifying plants on the test set."""
+    plugin = tmp_path / "interrupting.py"
+    plugin.write_text(
+        "import os\n"
+        "from crfl.attack.triggers import TRIGGERS\n"
+        "def plant(x):\n"
+        "    if 'INTERRUPT' in os.environ:\n"
+        "        raise KeyboardInterrupt\n"
+        "    return x\n"
+        "TRIGGERS['interrupting'] = lambda attack, data, generator: plant\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    out = tmp_path / "out"
+    trained = call("run", config, *SMALL, "--set", "attack.trigger=interrupting", "--plugin", plugin, "--out", out)
+    assert trained.exit_code == 0, trained.output
+    monkeypatch.setenv("INTERRUPT", "1")
+    result = call("certify", out, "--plugin", plugin)
     assert result.exit_code == 130
     assert "same command goes on" in result.output
 
@@ -426,10 +438,10 @@ def test_settings_are_listed_with_default_and_meaning(call):
 
 
 def test_data_fits_the_terminal(call, config, monkeypatch):
-    monkeypatch.setattr("crfl.cli.output.width", lambda: 60)
+    monkeypatch.setenv("COLUMNS", "60")
     wide = call("data", config)
     assert "most frequent labels" not in wide.output
-    monkeypatch.setattr("crfl.cli.output.width", lambda: 40)
+    monkeypatch.setenv("COLUMNS", "40")
     result = call("data", config, "--set", "data.clients=50")
     assert max(map(len, result.output.splitlines()[:-2])) <= 60
     assert "most frequent labels" in result.output

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 MaliciousUpdate = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""A function of the update (P,) that the client trained, on poisoned data if the settings say so, the model (P,) that
-the server sent to it, and a CPU generator for this client and round. It returns the update to send, before scaling by
-gamma. What is not P real numbers is dropped by the server, as is what is not finite."""
+"""(update, model, generator) -> the update (P,) to send, before it is scaled by gamma.
+
+`update` (P,) is what the client trained, on poisoned data if the settings say so; `model` (P,) is what the server sent to
+it; `generator` is a CPU generator for this client and round. The server drops what is not P finite real numbers."""
 
 
 def sign_flip(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
@@ -31,7 +32,7 @@ def nan(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
 
 
 MALICIOUS: dict[str, MaliciousUpdate] = {"sign_flip": sign_flip, "gaussian": gaussian, "nan": nan}
-"""Found by the name in `attack.update`; add your own."""
+"""Malicious updates by the name that `attack.update` says; add your own."""
 
 
 def as_update(value: object, like: Tensor) -> Tensor | None:

@@ -125,9 +125,18 @@ class AttackPlan:
 def apply_attack(
     plan: RoundPlan, clients: IntArray, updates: Tensor, global_model: Tensor, seed: int, round_: int
 ) -> tuple[Tensor, list[int]]:
-    """What clients submit: their updates (k, P), but attackers scale theirs by gamma or send a malicious one.
+    """The attack on a round's updates: attackers scale theirs by gamma, or replace it by a malicious one.
 
-    Returns the submitted updates, and the clients among them whose submission is no update at all.
+    Args:
+        plan: of the round and run.
+        clients: (k,) who trained.
+        updates: (k, P) what they trained; not changed.
+        global_model: (P,) what the server sent.
+        seed: of the run.
+        round_: t
+
+    Returns:
+        The submitted updates (k, P), and those clients whose malicious update is not P real numbers.
     """
     attacking = np.flatnonzero(np.isin(clients, list(plan.attackers)))
     if not len(attacking):

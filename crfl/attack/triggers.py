@@ -23,10 +23,12 @@ from crfl.devices import to_device
 from crfl.errors import DataError, SettingsError
 
 Trigger = Callable[[Tensor], Tensor]
-"""Samples (m, d) -> the same samples with the trigger on, (m, d). A trigger may have a number `magnitude` that bounds
-its change of a sample in l2 norm; the record states that, or what the attacker's own samples moved if that is more."""
+"""Samples (m, d) -> the same samples with the trigger on, (m, d).
 
-MEASURED = 8192
+A trigger may have an attribute `magnitude`: a bound on its change of a sample in l2 norm. The record states the larger of
+that and the largest change of the attacker's own samples."""
+
+BLOCK = 8192
 """Samples whose change is measured at a time."""
 
 
@@ -44,7 +46,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class EdgeCases:
-    """Replaces every sample by the nearest of the given `samples` (k, d): rare inputs that the attackers own."""
+    """Replaces every sample by the nearest of the given `samples` (k, d): rare inputs of the attackers (Wang et al. 2020)."""
 
     samples: Tensor = field(repr=False)
     magnitude: float
@@ -57,9 +59,17 @@ class EdgeCases:
 
 
 def even_pattern(attack: Attack, data: FederatedData) -> Pattern:
-    """`attack.magnitude` spread evenly over k listed places: magnitude / sqrt(k) on each. No places: no change.
+    """The paper's trigger: `attack.magnitude` spread evenly over k places, magnitude / sqrt(k) on each.
 
-    Places are pixels [row, column] or names of features. SettingsError if one of them is not in the data.
+    Args:
+        attack: settings; `attack.trigger` lists pixels [row, column] or names of features. No places: no change.
+        data: whose inputs get the trigger.
+
+    Returns:
+        The pattern, whose l2 norm is the magnitude.
+
+    Raises:
+        SettingsError: a place is not in the data.
     """
     places = [column for place in attack.trigger for column in _columns(place, data)]
     delta = torch.zeros(data.num_inputs, dtype=torch.float32)
@@ -74,10 +84,10 @@ def full_image(attack: Attack, data: FederatedData, generator: torch.Generator) 
 
 
 TriggerFactory = Callable[[Attack, FederatedData, torch.Generator], Trigger]
-"""A function of the settings of an attacker, the data, and a generator that is the same for all attackers."""
+"""(settings of an attacker, data, generator) -> its trigger. The generator is the same for all attackers."""
 
 TRIGGERS: dict[str, TriggerFactory] = {"full_image": full_image}
-"""Triggers found by the name in `attack.trigger`; add your own."""
+"""Triggers by the name that `attack.trigger` says; add your own."""
 
 
 def edge_cases(samples: Tensor | npt.NDArray[Any]) -> TriggerFactory:
@@ -94,7 +104,7 @@ def edge_cases(samples: Tensor | npt.NDArray[Any]) -> TriggerFactory:
 
 @dataclass(frozen=True)
 class ValidatedTrigger:
-    """A trigger whose results are checked and clamped to the data's domain, which brings them no farther from x."""
+    """A trigger whose results are checked and clamped to the data's domain: clamping moves no sample away from x."""
 
     name: str
     trigger: Trigger
@@ -124,10 +134,10 @@ class ValidatedTrigger:
         return data.map_inputs(self(data.input_features(rows))).to(x)
 
     def magnitude(self, data: FederatedData, client: int, dtype: torch.dtype) -> float:
-        """||delta||: how far the trigger moves a sample of the client at most, in float64 and never less.
+        """||delta||: how far the trigger moves a sample of the client at most, in float64, rounded up.
 
-        The largest distance of its training samples, as they are computed in `dtype`, from those with the trigger; or
-        the trigger's own bound, if that is larger and the features are the inputs.
+        The largest distance of its training samples, in the precision `dtype` of training, from those with the trigger.
+        Without a feature map, the magnitude that the trigger states, if that is larger.
         """
         stated = getattr(self.trigger, "magnitude", 0.0)
         if not isinstance(stated, (int, float, np.number, Tensor)) or not 0 <= float(stated) < math.inf:
@@ -135,7 +145,7 @@ class ValidatedTrigger:
                 f"attack.trigger: {self.name!r} states magnitude {stated!r}, expected a finite number, 0 or more"
             )
         largest = 0.0 if data.feature_map is not None else float(stated)
-        for rows in data.shards[client].split(MEASURED):
+        for rows in data.shards[client].split(BLOCK):
             x = data.x[rows].to(dtype) * data.scale
             moved = self.features(data, rows, x).double() - x.double()
             largest = max(largest, float(moved.norm(dim=1).max()) * (1 + 1e-12))  # the norm itself is rounded
@@ -157,6 +167,24 @@ def backdoored(exp: Experiment, data: FederatedData) -> Split:
     """The test set with the whole trigger of `attack.trigger` on every sample and the true labels kept.
 
     The trigger is planted in the inputs; under a feature map `x` holds their features.
+
+    Args:
+        exp: the settings.
+        data: whose test split it is.
+
+    Returns:
+        The triggered samples, in the order of `data.test`.
+
+    Raises:
+        SettingsError: the data has no such pixels or features, or there is no trigger of that name.
+        DataError: the trigger returns something else than finite samples of the same shape.
+
+    Example:
+        >>> import crfl
+        >>> data = crfl.load_data(exp := crfl.Experiment())
+        >>> moved = crfl.backdoored(exp, data).x - data.test.x
+        >>> bool(moved.norm(dim=1).max() <= exp.attack.magnitude * 1.001)
+        True
     """
     trigger = make_trigger(exp.attack, data, exp.seed)
     return Split(triggered(data, trigger, data.test.x, slice(None)), data.test.y)

@@ -121,6 +121,8 @@ def _votes(logits: Tensor) -> Tensor:
     if (wins.sum(dim=0) == 1).all():
         return wins.sum(dim=1).long()
     if not torch.isfinite(logits).all():
-        raise CertificateError("logits: got infinite or NaN entries; the model or the samples are too large")
+        raise CertificateError(
+            "logits: got infinite or NaN entries, expected finite numbers: the model or the samples are too large"
+        )
     first = wins * (wins.cumsum(dim=0) == 1)  # ties: the lowest class
     return first.sum(dim=1).long()

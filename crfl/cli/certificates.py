@@ -74,7 +74,9 @@ def _facts(run: TrainingRun) -> dict[str, Any]:
     facts: dict[str, Any] = {"accuracy": float(run.history["accuracy"].iloc[-1])}
     if run.experiment.attack.active:
         facts["attack_success_rate"] = float(run.history["attack_success_rate"].iloc[-1])
-        facts["highest_attack_success_rate_over_the_rounds"] = float(run.attack_success["attack_success_rate"].max())
+        facts["highest_attack_success_rate_over_the_rounds"] = float(
+            run.history_since_attack["attack_success_rate"].max()
+        )
     return facts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -52,6 +53,6 @@ def in_options(text: str) -> str:
 
 
 def width() -> int | None:
-    """Columns of the terminal; None where nobody looks: a file or a pipe takes any line."""
-    terminal = sys.stdout is not None and sys.stdout.isatty()
+    """$COLUMNS, or the columns of the terminal; None for a file or a pipe, which take any line."""
+    terminal = "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
     return shutil.get_terminal_size().columns if terminal else None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @section
 class Data(Section):
-    """What is learnt from, and how it is dealt out to the clients."""
+    """The data set, and how it is dealt out to the clients."""
 
     name: DataName = "digits"
     """Which data set; "custom" is data of your own, which you give to `crfl.train`."""
@@ -63,7 +63,7 @@ class Features(Section):
     public: Count = 0
     """Training samples that belong to the server: they set mean, scale and whitening, and no client trains on them."""
     whiten: PositiveInt | None = None
-    """Project on so many leading directions of the public samples and equalise their scale; null: do not whiten."""
+    """Project on this many leading directions of the public samples and equalise their scale; null: do not whiten."""
     norm: Positive | None = None
     """Project every feature vector on the ball of this radius; null: do not."""
 
@@ -180,7 +180,7 @@ class Server(Section):
 
 @section
 class AttackerChanges(Section):
-    """What one attacker does otherwise than `attack` says of all; null means: the same."""
+    """Settings of one attacker that differ from those of `attack`; null means: as in `attack`."""
 
     scale: Scale | None = None
     """gamma of this attacker."""
@@ -195,7 +195,7 @@ class AttackerChanges(Section):
     trigger: Trigger | None = None
     """This attacker's trigger."""
     update: Word | None = None
-    """What this attacker sends, by name."""
+    """What this attacker sends in place of its trained update, by name."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Attack(Section):
     round: Many | Rounds | None = 10
     """t_adv, or several rounds; null means that nobody attacks."""
     every: Many | None = None
-    """Attack again every so many rounds, from attack.round to the last; null means that they do not."""
+    """Attack again in every k-th round from attack.round on; null means that they do not."""
     clients: Count | Attackers = 1
     """R: the first R clients attack; or a list of the attackers, by number (from 0) or name."""
     random_clients: bool = False
@@ -233,9 +233,9 @@ class Attack(Section):
     distributed: bool = False
     """DBA: the trigger's places are dealt out among the attackers; the backdoored test set carries them all."""
     update: Word | None = None
-    """A name in crfl.attack.malicious.MALICIOUS that says what attackers send instead of what they learnt."""
+    """What attackers send in place of their trained updates: a name in crfl.attack.malicious.MALICIOUS."""
     per_attacker: tuple[AttackerChanges, ...] = ()
-    """What each attacker does otherwise, in the order of attack.clients; empty, or one entry an attacker."""
+    """Settings of each attacker that differ, in the order of attack.clients; empty, or one entry an attacker."""
 
     @property
     def active(self) -> bool:

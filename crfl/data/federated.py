@@ -16,6 +16,7 @@ from torch import Tensor
 from crfl.config import Features
 from crfl.data import arrays, checks, own, sources
 from crfl.data.content import content_digest
+from crfl.data.deal import deal
 from crfl.data.splits import Client, Inputs, RowSplit, Split
 from crfl.devices import resolve_device
 from crfl.features import FeatureMap, FittedMap
@@ -168,7 +169,7 @@ class FederatedData:
         labels, test_labels = arrays.labels(y, len(inputs), "y"), arrays.labels(y_test, len(held_out), "y_test")
         factor, domain = own.scaling(scale, domain, inputs, held_out)
         settings, function = own.feature_settings(features, public, whiten, norm)
-        dealt = own.deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
+        dealt = deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
         data = cls(
             name,
             inputs,
@@ -190,7 +191,16 @@ class FederatedData:
 
     @classmethod
     def from_dataset(cls, train: Any, test: Any, **options: Any) -> FederatedData:
-        """`from_arrays` of two torch Datasets of (sample, label); each sample is read once, transforms applied."""
+        """Federated data from two torch Datasets of (sample, label); each sample is read once, transforms applied.
+
+        Args:
+            train: the training samples.
+            test: the test samples.
+            options: those of `from_arrays`.
+
+        Raises:
+            DataError: a dataset is not of (sample, label), or its samples differ in shape.
+        """
         return cls.from_arrays(*sources.from_dataset(train, "train"), *sources.from_dataset(test, "test"), **options)
 
     @classmethod
@@ -210,7 +220,16 @@ class FederatedData:
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> FederatedData:
-        """`from_arrays` of an NPZ file with x, y, x_test, y_test, perhaps clients; `from_frame` of CSV or Parquet."""
+        """Federated data from a file.
+
+        Args:
+            path: an NPZ file whose arrays are arguments of `from_arrays` (x, y, x_test, y_test, perhaps clients); or a CSV
+                or Parquet file, which `from_frame` takes.
+            options: those of `from_arrays` or `from_frame`.
+
+        Raises:
+            DataError: the file cannot be read, or something in it does not fit.
+        """
         found = sources.from_file(Path(path))
         return cls.from_arrays(**found | options) if isinstance(found, dict) else cls.from_frame(found, **options)
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from crfl.config import Experiment
-from crfl.data import cifar, digits, images, own
+from crfl.data import cifar, digits, images
+from crfl.data.deal import Dealt, deal
 from crfl.data.federated import FederatedData
 from crfl.data.fits import check_fits
 from crfl.data.mapped import map_features
@@ -135,7 +136,7 @@ def _loan(exp: Experiment, download: bool) -> FederatedData:
     )
 
 
-def _deal(exp: Experiment, y: Tensor) -> own.Dealt:
+def _deal(exp: Experiment, y: Tensor) -> Dealt:
     """Rows of each client and of the server, for data without natural clients."""
     if not isinstance(exp.data.clients, int):
         raise DataError(
@@ -147,4 +148,4 @@ def _deal(exp: Experiment, y: Tensor) -> own.Dealt:
             "(only loan has natural clients)"
         )
     alpha, public = exp.data.dirichlet_alpha, exp.features.public
-    return own.deal(y, exp.data.clients, exp.data.partition, alpha, None, public, exp.seed)
+    return deal(y, exp.data.clients, exp.data.partition, alpha, None, public, exp.seed)

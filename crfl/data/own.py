@@ -1,9 +1,7 @@
-"""A user's own data: how it is scaled, dealt out and mapped, as `FederatedData.from_arrays` is told."""
+"""A user's own data: its shape, scale and feature map, from the arguments of `FederatedData.from_arrays`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,55 +9,12 @@ import torch
 from torch import Tensor
 
 from crfl.config import Features
-from crfl.data import arrays, checks, partition
-from crfl.data.public import complement, draw_public, without
+from crfl.data import arrays, checks
 from crfl.errors import DataError, SettingsError
 from crfl.features import FeatureMap
-from crfl.rng import stream
 
 BYTES = 1 / 255
 """Scale of bytes unless another one is given."""
-
-
-@dataclass(frozen=True)
-class Dealt:
-    """Who owns which rows."""
-
-    shards: tuple[Tensor, ...]
-    public: Tensor | None
-    partition: str | None
-    names: tuple[str, ...] = ()
-
-
-def deal(
-    y: Tensor, clients: Any, name: str | None, alpha: float, shards: Sequence[Any] | None, public: int, seed: int
-) -> Dealt:
-    """Public rows drawn first, the others dealt out; or taken from the shards that were given."""
-    number = isinstance(clients, (int, np.integer))
-    name = name or ("iid" if number else "natural")
-    if shards is not None:
-        rows = draw_public(torch.arange(len(y)), public, seed)
-        return Dealt(without(arrays.row_sets(shards), rows, len(y)), rows if public else None, None)
-    if name not in ("iid", "dirichlet", "natural") or number != (name != "natural"):
-        raise DataError(
-            f"partition: got {name!r} with clients {clients if number else 'by sample'}, expected 'iid' or 'dirichlet' with a number of "
-            "clients, or 'natural' with the client of every sample"
-        )
-    rows = draw_public(torch.arange(len(y)), public, seed)
-    if name == "natural":
-        keys = np.asarray(clients)
-        if keys.shape != (len(y),):
-            raise DataError(f"clients: got shape {keys.shape}, expected one client for each of {len(y)} samples")
-        dealt, names = partition.natural(keys), tuple(map(str, np.unique(keys).tolist()))
-        return Dealt(without(dealt, rows, len(y)), rows if public else None, name, names)
-    rest, generator = complement(rows, len(y)), stream(seed, "partition")
-    if name == "iid":
-        dealt = partition.iid(len(rest), clients, generator)
-    else:
-        dealt = partition.dirichlet(y[rest], clients, alpha, generator)
-    if public:
-        dealt = rest[torch.cat(dealt)].split([len(own) for own in dealt])
-    return Dealt(dealt, rows if public else None, name)
 
 
 def common_shape(

@@ -18,7 +18,21 @@ EngineName = Literal["vectorised", "reference"]
 
 
 def make_engine(name: EngineName, model: Model, data: FederatedData, local: Local, seed: int) -> Engine:
-    """The engine called `name`; SettingsError if there is none."""
+    """The engine of that name.
+
+    Args:
+        name: "vectorised" or "reference".
+        model: what is trained.
+        data: on the device that trains.
+        local: the settings of local training.
+        seed: of the batches.
+
+    Returns:
+        The engine.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
     if name == "vectorised":
         return VectorisedEngine(model, data, local, seed)
     if name == "reference":

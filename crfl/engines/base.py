@@ -23,12 +23,13 @@ class ClientUpdates:
     clients: IntArray
     """(k,) numbers of the clients."""
     updates: Tensor
-    """(k, S, P): what each client's local training adds to the global model of each run; with `run`, (k, P), of that
-    run alone; with `summed`, (S, P), their sum times the weights that the engine was given. Memory that the engine may
-    use again for the next ones."""
+    """(k, S, P): what each client's local training adds to the global model of each run. With `run`, (k, P): the same
+    for that run alone. With `summed`, (S, P): the sum over the clients, weighted as the engine was told. The engine may
+    reuse this memory once the next updates are asked for."""
     run: int | None = None
     """The one run that the updates are for; None: all of them."""
     summed: bool = False
+    """Whether `updates` holds their weighted sum instead."""
 
     def by_run(self) -> Iterator[tuple[int, IntArray, Tensor]]:
         """Each run, the clients (k,) with an update for it, and these updates (k, P)."""
@@ -58,13 +59,16 @@ class Engine(Protocol):
             round_: t
             learning_rate_caps: one a run, eta_{i,t} = min(eta_i, this); all the same unless the runs are apart.
             plans: who takes part in each run, and who trains on poisoned batches.
-            weights: (N,) of all clients if every run needs only the same weighted sum of the updates; the engine may
-                then add some of them up.
+            weights: (N,) of all clients if every run needs only the same weighted sum of the updates. The engine may
+                then yield sums.
             apart: train each run by itself, so that nothing of it depends on another run, not even the rounding.
+
+        Returns:
+            The updates, some clients at a time, every participant of every run once.
         """
 
 
 def local_steps(sizes: IntArray, local: Local) -> IntArray:
-    """tau_i: local steps a round of clients with so many samples (N,)."""
+    """tau_i (N,): local steps in a round of clients with these numbers of samples (N,)."""
     whole = -(-sizes // local.batch_size) if local.keep_last_batch else sizes // local.batch_size
     return whole * local.epochs

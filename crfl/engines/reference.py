@@ -18,7 +18,7 @@ from crfl.models import Model
 
 
 class ReferenceEngine:
-    """Short enough to be believed; the vectorised engine is tested against it."""
+    """Client by client and batch by batch. The vectorised engine is tested against it."""
 
     def __init__(self, model: Model, data: FederatedData, local: Local, seed: int) -> None:
         """`data` lies on the device that trains."""

@@ -20,9 +20,6 @@ from crfl.features.whitening import standardisation, whitening
 FEATURE_MAPS: dict[str, FeatureMap] = {"scattering": Scattering(), "scattering_yuv": Scattering(yuv=True)}
 """Maps found by the name in `features.map`; add your own: a frozen nn.Module or any function of samples."""
 
-OWN = "own"
-"""Name of a map that was given as an object."""
-
 
 def find_map(settings: Features) -> FeatureMap | None:
     """The function that `features.map` names; None for "none". SettingsError if there is none of that name."""

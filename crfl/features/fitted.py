@@ -74,11 +74,6 @@ class FittedMap:
         raw = inputs if self.function is None else self.function(as_samples(inputs, self.input_shape))
         return self._finish(torch.as_tensor(raw).flatten(1))
 
-    def stored(self, inputs: Tensor, scale: float) -> Iterator[Tensor]:
-        """Features of stored inputs (m, d_in), bytes or float32, true = scale * stored: block by block."""
-        for block in inputs.split(BLOCK):
-            yield self(block.float() * scale)
-
     def raw(self, inputs: Tensor) -> Iterator[Tensor]:
         """f(x), (b, d_f), of inputs (m, d_in) in real units, block by block."""
         with torch.no_grad():

@@ -14,15 +14,20 @@ __all__ = ["Model", "ModuleModel", "SoftmaxRegression", "make_model"]
 
 
 def make_model(model: Model | nn.Module | None, num_features: int, num_classes: int, bias: bool = True) -> Model:
-    """The model to train, for so many features and classes.
+    """The model to train.
 
     Args:
         model: None for softmax regression; a module, wrapped, of which a torch.nn.Linear is softmax regression that
             starts at its parameters; or a Model.
-        bias: whether softmax regression has one.
+        num_features: d
+        num_classes: C
+        bias: whether softmax regression has one, if `model` is None.
+
+    Returns:
+        The model.
 
     Raises:
-        DataError: if the model does not map num_features to num_classes.
+        DataError: the model does not map num_features to num_classes.
     """
     if model is None:
         return SoftmaxRegression(num_features, num_classes, bias)

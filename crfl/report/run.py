@@ -121,7 +121,7 @@ def _summary(run: TrainingRun, data: FederatedData) -> pd.DataFrame:
         "accuracy at the end": f"{last['accuracy']:.4f} {_majority(data)}",
     }
     if attack.active and run.record.attack_rounds:
-        success = run.attack_success["attack_success_rate"]
+        success = run.history_since_attack["attack_success_rate"]
         rounds = [r.round for r in run.record.attack_rounds]
         told = f"round {rounds[0]}" if len(rounds) == 1 else f"{len(rounds)} rounds from {rounds[0]} to {rounds[-1]}"
         rows["attack"] = f"{amount(attack.count, 'attacker')} in {told}, update scaled by {attack.scale}"

@@ -4,8 +4,9 @@ import gzip
 import os
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -28,9 +29,10 @@ def write_images(root, name, classes, train=60, test=20):
     raw = root / name.upper() / "raw"
     raw.mkdir(parents=True)
     arrays = {}
-    for files, count in ((images._FILES[name][:2], train), (images._FILES[name][2:], test)):
-        arrays[files[0]] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        arrays[files[1]] = random.integers(0, classes, count, dtype=np.uint8)
+    parts = {"mnist": ("train", "t10k"), "emnist": ("emnist-bymerge-train", "emnist-bymerge-test")}[name]
+    for part, count in zip(parts, (train, test), strict=True):
+        arrays[f"{part}-images-idx3"] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[f"{part}-labels-idx1"] = random.integers(0, classes, count, dtype=np.uint8)
     for file, array in arrays.items():
         (raw / f"{file}-ubyte").write_bytes(idx(array))
     return list(arrays.values())
@@ -148,40 +150,54 @@ def test_broken_labels_are_named(tmp_path, labels, said):
         load_data(settings(tmp_path), download=False)
 
 
-def test_missing_files_without_a_network(tmp_path, monkeypatch):
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A folder from which torchvision downloads MNIST, through a server on this machine."""
+    from torchvision import datasets
+
+    folder = tmp_path / "mirror"
+    write_images(tmp_path / "source", "mnist", 10)
+    folder.mkdir()
+    for file in sorted((tmp_path / "source" / "MNIST" / "raw").iterdir()):
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+
+    class Files(SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        monkeypatch.setattr(datasets.MNIST, "resources", [(file.name, None) for file in sorted(folder.iterdir())])
+        yield folder
+        server.shutdown()
+
+
+def test_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"mnist: .*train-images-idx3-ubyte is missing.*data\.root"):
         load_data(settings(tmp_path), download=False)
 
-    def unreachable(*args, **kwargs):
-        raise URLError("no network")
 
-    monkeypatch.setattr(images, "_fetch", unreachable)
-    with pytest.raises(DataError, match=r"downloading failed .*no network.*data\.root.*CRFL_DATA_DIR"):
-        load_data(settings(tmp_path))
-
-
-def test_a_broken_download_leaves_nothing_and_a_whole_one_is_read(tmp_path, monkeypatch):
-    source = tmp_path / "source"
-    write_images(source, "mnist", 10)
-    cut_off = [True]
-
-    def fetch(name, root):
-        target = root / "MNIST" / "raw"
-        target.mkdir(parents=True)
-        for number, file in enumerate(sorted((source / "MNIST" / "raw").iterdir())):
-            if cut_off[0] and number == 2:
-                (target / file.name).write_bytes(file.read_bytes()[:100])
-                raise RuntimeError("connection lost")
-            (target / file.name).write_bytes(file.read_bytes())
-
-    monkeypatch.setattr(images, "_fetch", fetch)
-    target = tmp_path / "target"
-    with pytest.raises(DataError, match="connection lost"):
+@pytest.mark.slow
+def test_a_broken_download_leaves_nothing_and_a_whole_one_is_read(tmp_path, mirror):
+    first, _, third, _ = sorted(mirror.iterdir())
+    target, whole = tmp_path / "target", third.read_bytes()
+    third.write_bytes(whole[:100])
+    with pytest.raises(DataError, match=r"downloading failed .*ended before"):
         load_data(settings(target))
     assert not list(target.iterdir())
-    cut_off[0] = False
+    third.unlink()
+    with pytest.raises(DataError, match=r"(?s)downloading failed .*File not found.*data\.root.*CRFL_DATA_DIR"):
+        load_data(settings(target))
+    third.write_bytes(whole)
     assert load_data(settings(target)).x.shape == (60, 784)
     assert sorted(p.name for p in target.iterdir()) == ["MNIST"]
+    first.unlink()
+    load_data(settings(target))  # nothing is downloaded again
 
 
 def test_settings_that_do_not_suit_the_data(tmp_path):

@@ -1,17 +1,22 @@
 """LOAN as federated data: its states, its split and its cache."""
 
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import crfl
 from crfl.config import Experiment
 from crfl.data import load_data
-from crfl.data.loan import cache as loan_cache
 from crfl.data.loan import choose_states, load_loans, split, states_of
 from crfl.data.loan.cache import load_table
 from crfl.data.loan.schema import FEATURES, LABELS, STATES
@@ -43,6 +48,11 @@ def settings(folder, **changes):
 
 def same(a, b):
     return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("x", "y", "state")) and a.footers == b.footers
+
+
+def cached(table):
+    """Whether a table was read from the cache: its features are then mapped into memory."""
+    return isinstance(table.x, np.memmap)
 
 
 def test_the_attackers_states_come_first_then_the_largest():
@@ -126,10 +136,10 @@ def test_a_missing_file_says_what_to_do(tmp_path):
         load_data(settings(tmp_path))
 
 
-def test_the_cache_is_read_instead_of_the_csv(folder, monkeypatch):
-    first = load_table(folder / "loan.csv")
-    monkeypatch.setattr(loan_cache, "read_table", lambda path: pytest.fail("parsed again"))
-    assert same(load_table(folder / "loan.csv"), first)
+def test_the_cache_is_read_instead_of_the_csv(folder):
+    first, second = load_table(folder / "loan.csv"), load_table(folder / "loan.csv")
+    assert same(second, first)
+    assert (cached(first), cached(second)) == (False, True)
     assert sorted(p.name for p in folder.iterdir()) == ["loan.csv", "loan.csv.cache.safetensors"]
 
 
@@ -147,16 +157,22 @@ def test_a_changed_csv_is_never_served_from_a_stale_cache(folder):
     assert same(load_table(path), before)
 
 
-def test_other_code_makes_the_cache_anew(folder, monkeypatch):
+@pytest.mark.slow
+def test_other_code_makes_the_cache_anew(folder, tmp_path_factory):
     load_table(folder / "loan.csv")
-    monkeypatch.setattr(loan_cache, "_LAYOUT", b"another")
-    parsed = []
-    monkeypatch.setattr(
-        loan_cache, "read_table", lambda path, read=loan_cache.read_table: parsed.append(1) or read(path)
-    )
-    load_table(folder / "loan.csv")
-    load_table(folder / "loan.csv")
-    assert parsed == [1]
+    other = tmp_path_factory.mktemp("other")
+    shutil.copytree(Path(crfl.__file__).parent, other / "crfl")
+    with (other / "crfl" / "data" / "loan" / "table.py").open("a") as code:
+        code.write("# changed\n")
+    code = f"""
+from pathlib import Path
+from crfl.data.loan.cache import load_table
+for _ in range(2):
+    print(type(load_table(Path({str(folder / "loan.csv")!r})).x).__name__)
+"""
+    environment = os.environ | {"PYTHONPATH": str(other)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=other, check=True, capture_output=True)
+    assert found.stdout.decode().split() == ["ndarray", "memmap"]
 
 
 @pytest.mark.parametrize(
@@ -171,63 +187,82 @@ def test_other_code_makes_the_cache_anew(folder, monkeypatch):
         lambda b: b.replace(b"[2000,90]", b"[1000,90]"),
     ],
 )
-def test_a_damaged_cache_is_made_anew(folder, monkeypatch, damage):
+def test_a_damaged_cache_is_made_anew(folder, damage):
     path, cache = folder / "loan.csv", folder / "loan.csv.cache.safetensors"
     first = load_table(path)
     cache.write_bytes(damage(cache.read_bytes()))
-    assert same(load_table(path), first)
-    monkeypatch.setattr(loan_cache, "read_table", lambda path: pytest.fail("parsed again"))
-    assert same(load_table(path), first)
+    second, third = load_table(path), load_table(path)
+    assert same(second, first)
+    assert same(third, first)
+    assert (cached(second), cached(third)) == (False, True)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
-    def full(tensors, file, metadata):
-        file.write_bytes(b"half")
-        raise OSError("disk full")
+@contextmanager
+def files_of_at_most(size):
+    """As on a full disk: a file that grows beyond the size is cut off there, and writing to it fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(loan_cache, "save_file", full)
-    with pytest.warns(UserWarning, match="cannot be written .disk full"):
+
+def test_a_cache_that_cannot_be_written_is_done_without(folder):
+    with files_of_at_most(100_000), pytest.warns(UserWarning, match="cannot be written .*File too large"):
         table = load_table(folder / "loan.csv")
     assert len(table.x) == 2000
     assert sorted(p.name for p in folder.iterdir()) == ["loan.csv"]
 
 
-def test_a_folder_that_may_not_be_written_to(folder, monkeypatch):
-    def denied(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(loan_cache, "save_file", denied)
-    monkeypatch.setattr(loan_cache.Path, "unlink", denied)
-    with pytest.warns(UserWarning, match="cannot be written .*Permission denied"):
+def test_something_else_in_the_place_of_the_cache(folder):
+    (folder / "loan.csv.cache.safetensors").mkdir()
+    with pytest.warns(UserWarning, match="cannot be written .*directory"):
         assert len(load_table(folder / "loan.csv").x) == 2000
+    assert sorted(p.name for p in folder.iterdir()) == ["loan.csv", "loan.csv.cache.safetensors"]
 
 
-def test_a_csv_that_changes_under_the_reader_is_refused(folder, monkeypatch):
-    def read_and_append(path, read=loan_cache.read_table):
-        table = read(path)
-        path.write_bytes(path.read_bytes() + b"\n")
-        return table
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(folder):
+    folder.chmod(0o500)
+    try:
+        with pytest.warns(UserWarning, match="cannot be written .*Permission denied"):
+            assert len(load_table(folder / "loan.csv").x) == 2000
+    finally:
+        folder.chmod(0o700)
 
-    monkeypatch.setattr(loan_cache, "read_table", read_and_append)
-    with pytest.raises(DataError, match="changed while it was read"):
-        load_table(folder / "loan.csv")
+
+def test_a_csv_that_changes_under_the_reader_is_refused(folder):
+    path, done = folder / "loan.csv", threading.Event()
+
+    def grow():
+        with path.open("ab") as file:
+            while not done.wait(0.001):
+                file.write(b"\n")
+                file.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        with pytest.raises(DataError, match="changed while it was read"):
+            load_table(path)
+    finally:
+        done.set()
+        writer.join()
     assert not (folder / "loan.csv.cache.safetensors").exists()
 
 
 def test_being_killed_while_writing_leaves_no_cache(folder):
     code = f"""
-import os, signal
+import resource, signal
 from pathlib import Path
-from crfl.data.loan import cache as loan_cache
-save = loan_cache.save_file
-def half(tensors, file, metadata):
-    save(tensors, file, metadata)
-    os.truncate(file, os.path.getsize(file) // 2)
-    os.kill(os.getpid(), signal.SIGKILL)
-loan_cache.save_file = half
-loan_cache.load_table(Path({str(folder / "loan.csv")!r}))
+from crfl.data.loan.cache import load_table
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # killed where the file grows beyond its limit
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+load_table(Path({str(folder / "loan.csv")!r}))
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGXFSZ
     assert not (folder / "loan.csv.cache.safetensors").exists()
     assert len(load_table(folder / "loan.csv").x) == 2000
 

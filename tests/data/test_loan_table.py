@@ -24,10 +24,10 @@ def records(file):
     return loan_files.write(file)
 
 
-def refused(file, records, message):
+def refused(file, records, message, **options):
     file.write_bytes(records if isinstance(records, bytes) else loan_files.to_bytes(records))
     with pytest.raises(DataError, match=message) as error:
-        read_table(file)
+        read_table(file, **options)
     assert str(error.value).startswith(str(file))
 
 
@@ -66,11 +66,10 @@ def test_features_equal_the_reference(file, records, six_more):
     assert table.footers == 0
 
 
-def test_many_blocks_are_read_as_one(file, monkeypatch):
+def test_many_blocks_are_read_as_one(file):
     loan_files.write(file, rows=400)
     whole = read_table(file)
-    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 20_000)
-    parts = read_table(file)
+    parts = read_table(file, block_bytes=20_000)
     np.testing.assert_array_equal(parts.x, whole.x)
     np.testing.assert_array_equal(parts.y, whole.y)
     np.testing.assert_array_equal(parts.state, whole.state)
@@ -122,16 +121,15 @@ def test_footers_are_skipped_and_counted(file, records, padded):
     refused(file, bad, "row 32, column loan_status: got 'Paid'")
 
 
-def test_rows_are_numbered_right_across_blocks(file, monkeypatch):
+def test_rows_are_numbered_right_across_blocks(file):
     records = loan_files.write(file, rows=400)
     footer = ["Total amount funded in policy code 1: 460296150"]
-    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 20_000)
     for name, value in ((LABEL, "Paid"), (CLIENT, "XX"), ("dti", "inf"), ("dti", "?"), ("grade", "B4")):
         bad = [*records[:100], footer, *cell(records, 390, name, value)[100:200], footer]
         bad += cell(records, 390, name, value)[200:]
-        refused(file, bad, f"row 392, column {name}: got ")
+        refused(file, bad, f"row 392, column {name}: got ", block_bytes=20_000)
     short = [*records[:100], footer, *records[100:300], records[300][:-1], *records[301:]]
-    refused(file, short, "row 302: got 144 fields, expected 145")
+    refused(file, short, "row 302: got 144 fields, expected 145", block_bytes=20_000)
 
 
 @pytest.mark.parametrize(
@@ -207,15 +205,16 @@ def test_quotes(file, records):
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", None])
 @pytest.mark.parametrize("last", [True, False])
-def test_a_quote_that_swallows_a_row_is_found_under_any_line_ends(file, records, monkeypatch, end, last):
+def test_a_quote_that_swallows_a_row_is_found_under_any_line_ends(file, records, end, last):
     """Also without an end of the last line, with line ends of two kinds, and with one that two blocks share."""
     lines = plain_lines(records)[:-1]
     first, second, rest = lines[21].split(b",", 2)
     lines[20:22] = [lines[20].replace(b",", b',"', 1), first + b"," + second + b'",' + rest]
     ends = [end or (b"\n", b"\r")[number % 2] for number in range(len(lines))]
     content = b"".join(line + e for line, e in zip(lines, ends, strict=True))
-    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 1 + content.index(b"\r") if end == b"\r\n" else 1 << 22)
-    refused(file, content if last else content.rstrip(b"\r\n"), "row 21, column member_id: a quote swallows")
+    cut = 1 + content.index(b"\r") if end == b"\r\n" else 1 << 22
+    content = content if last else content.rstrip(b"\r\n")
+    refused(file, content, "row 21, column member_id: a quote swallows", block_bytes=cut)
 
 
 def test_blank_lines_count_as_rows_and_not_as_loans(file, records):
@@ -234,11 +233,12 @@ def test_a_header_alone_and_a_range_too_wide(file, records):
     refused(file, wide, r"column loan_amnt: got -1e\+308 to 1e\+308, expected a finite range")
 
 
-def test_a_quote_that_swallows_more_than_a_block(file, monkeypatch):
+def test_a_quote_that_swallows_more_than_a_block(file):
     records = loan_files.write(file, rows=400)
-    monkeypatch.setattr("crfl.data.loan.csv._BLOCK", 20_000)
     lines = plain_lines(records)
-    refused(file, b"\n".join([*lines[:50], b'"' + lines[50], *lines[51:]]), "Is a quote never closed")
+    refused(
+        file, b"\n".join([*lines[:50], b'"' + lines[50], *lines[51:]]), "Is a quote never closed", block_bytes=20_000
+    )
 
 
 def test_line_ends_and_byte_order_mark(file, records):

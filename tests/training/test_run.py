@@ -92,5 +92,5 @@ def test_it_introduces_itself(data):
 
 
 def test_attack_success_starts_with_the_attack(data):
-    assert crfl.train(EXP, data).attack_success["round"].tolist() == [2, 3]
-    assert crfl.train(EXP.override({"attack.round": None}), data).attack_success["round"].tolist() == [1, 2, 3]
+    assert crfl.train(EXP, data).history_since_attack["round"].tolist() == [2, 3]
+    assert crfl.train(EXP.override({"attack.round": None}), data).history_since_attack["round"].tolist() == [1, 2, 3]

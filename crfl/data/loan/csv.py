@@ -24,8 +24,8 @@ from crfl.progress import bar
 
 NO_LOANS = "holds no loans; get the file anew"
 _MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"]
-_BLOCK = 1 << 22
-"""Bytes read at a time."""
+BLOCK_BYTES = 1 << 22
+"""Read at a time; no row may be longer."""
 _ASCII = bytes(range(128)) + 128 * b"?"
 
 
@@ -98,6 +98,7 @@ class LoanReader:
 
     path: Path
     header: list[str]
+    block_bytes: int = BLOCK_BYTES
     footers: int = 0
     _start: int = 0
     """Records before the current batch, footers of the right width included."""
@@ -183,7 +184,9 @@ class LoanReader:
             source = _Source(self.path)
             yield from csv.open_csv(
                 source,
-                csv.ReadOptions(use_threads=False, block_size=_BLOCK),  # one thread, so that rows have numbers
+                csv.ReadOptions(
+                    use_threads=False, block_size=self.block_bytes
+                ),  # one thread, so that rows have numbers
                 csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=self._invalid),
                 csv.ConvertOptions(
                     column_types=types, include_columns=list(types), null_values=_MISSING, strings_can_be_null=True
@@ -226,7 +229,7 @@ class LoanReader:
         """Arrow's message with the column's name in place of its number."""
         match = re.search(r"CSV column #(\d+): Row #(\d+): .*?(invalid .*)", message)
         if "straddling" in message:
-            return f"{self.path}: got a row longer than {_BLOCK} bytes. Is a quote never closed?"
+            return f"{self.path}: got a row longer than {self.block_bytes} bytes. Is a quote never closed?"
         if "Empty CSV file" in message:
             return f"{self.path}: {NO_LOANS}"
         if not match:

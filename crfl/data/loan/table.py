@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl.data.loan.csv import NO_LOANS, LoanReader, read_header
+from crfl.data.loan.csv import BLOCK_BYTES, NO_LOANS, LoanReader, read_header
 from crfl.data.loan.schema import ANY_WORD, CATEGORICAL, CLIENT, FEATURES, LABEL, LABELS, NUMERIC, STATES, WORDS
 from crfl.errors import DataError
 
@@ -37,9 +37,17 @@ class LoanTable:
     """Lines of text between the loans, skipped."""
 
 
-def read_table(path: Path) -> LoanTable:
-    """Read and preprocess the CSV at `path`. DataError names the file, row (the header is row 1) and column."""
-    reader = LoanReader(path, read_header(path))
+def read_table(path: Path, block_bytes: int = BLOCK_BYTES) -> LoanTable:
+    """Read and preprocess a CSV of loans.
+
+    Args:
+        path: The file.
+        block_bytes: How much of it is read at a time; no row may be longer.
+
+    Raises:
+        DataError: It names the file, the row (the header is row 1) and the column.
+    """
+    reader = LoanReader(path, read_header(path), block_bytes)
     numbers: list[Array] = []
     words: list[Array] = []
     labels: list[Array] = []
