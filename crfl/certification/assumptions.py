@@ -9,6 +9,7 @@ from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
 from crfl.certification.certificate import Guarantee, Rounding
 from crfl.certification.coupling.refusals import steps_too_long
 from crfl.record import RoundRecord, TrainingRecord
+from crfl.wording import amount
 
 COUNTERPART = (
     "The run is compared with its benign counterpart: same seeds, batches, aggregation weights and noise; attackers "
@@ -169,11 +170,11 @@ def _coupled_statement(record: TrainingRecord, any_round: bool, model: str) -> s
             labels = ", and whatever labels," if flipping == poisoners else f", and of {flipping} of them labels,"
         parts.append(
             f"whatever triggers of norm up to its radius{labels} the poisoned samples of "
-            f"{_count(poisoners, 'attacker')} have in {when}"
+            f"{amount(poisoners, 'attacker')} have in {when}"
         )
     if senders:
         parts.append(
-            f"although {_count(senders, 'attacker')} sent malicious updates in {when}, where the counterpart's send "
+            f"although {amount(senders, 'attacker')} sent malicious updates in {when}, where the counterpart's send "
             "nothing"
         )
     return f"each certified prediction is that of the benign counterpart's {model}, {' and '.join(parts)}"
@@ -191,7 +192,7 @@ def _attack(record: TrainingRecord, any_round: bool) -> str:
     labels = "labels stay" if not flipping else f"{flipping} of {poisoners} may change labels in any way"
     one = len(who) == 1
     return (
-        f"{_count(len(who), 'attacker')} with the weight, scale, steps and poison ratios on record "
+        f"{amount(len(who), 'attacker')} with the weight, scale, steps and poison ratios on record "
         f"{'attacks' if one else 'attack'} {when}; {'it changes' if one else 'they change'} at most "
         f"{'its' if one else 'their'} poisoned samples, by triggers up to the certified magnitude; {labels}."
     )
@@ -275,8 +276,4 @@ def _rounds(record: TrainingRecord) -> str:
 
 
 def _people(round_: RoundRecord) -> str:
-    return _count(len(round_.attackers), "attacker")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return amount(len(round_.attackers), "attacker")

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from crfl import sanity
 from crfl.certification.bounds.votes import Method
 from crfl.certification.certificate import Certificate, ClientCertificate, Kind
 from crfl.certification.ensembles.certificate import EnsembleCertificate, EnsemblePoisonCertificate
@@ -15,7 +16,7 @@ from crfl.certification.kinds.clients import certify_clients
 from crfl.certification.kinds.coupled import certify_margin, certify_smoothing
 from crfl.certification.kinds.ensemble import Ensemble, certify_ensemble
 from crfl.certification.kinds.published import certify_published
-from crfl.certification.kinds.task import Run, Test, one_of
+from crfl.certification.kinds.task import Run, Test, labels_of, one_of
 from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 from crfl.errors import CertificateError
@@ -122,7 +123,7 @@ def certify(
     Args:
         run: A TrainingRun, or anything with experiment, model, params and record; or an EnsembleRun.
         test: Samples with features x (m, d), such as data.test or a backdoored copy; or FederatedData, whose test split
-            is certified.
+            is certified. Their labels, if they have any, are for the summary alone.
         kind: Which certificate; None: "margin" of a run, "ensemble" of an ensemble.
         device: Where to compute; None: where the run's parameters are.
         progress: Show a bar while votes take long.
@@ -142,6 +143,7 @@ def certify(
 
     Warns:
         CertificateWarning: kind "published" is no guarantee for the run.
+        SanityWarning: every prediction is the same class.
 
     Example:
         >>> import crfl
@@ -174,4 +176,6 @@ def certify(
         raise CertificateError(f"kind {chosen!r}: got {', '.join(wrong)}, expected {possible}")
     if "progress" in takes:
         given["progress"] = progress
-    return certifier(run, test, device=device, **given)
+    certificate = certifier(run, test, device=device, **given).with_labels(labels_of(test))
+    sanity.warn(note for note in certificate.notes if note.startswith(sanity.CONSTANT))
+    return certificate

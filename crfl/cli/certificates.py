@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 
 import pandas as pd
 
-from crfl import files, plots
+from crfl import files, plots, sanity
 from crfl.attack.triggers import backdoored
 from crfl.certification.certify import certify
 from crfl.cli.output import in_options, show
@@ -70,7 +70,12 @@ def certify_run(
 
 def _facts(run: TrainingRun) -> dict[str, Any]:
     """Accuracy and attack success of a run's model."""
-    facts: dict[str, Any] = {"accuracy": float(run.history["accuracy"].iloc[-1])}
+    last = run.history.iloc[-1]
+    facts: dict[str, Any] = {
+        "accuracy": float(last["accuracy"]),
+        "accuracy_of_always_the_most_frequent_class": float(last["majority_accuracy"]),
+        "share_of_the_most_frequent_prediction": float(last["top_prediction_share"]),
+    }
     if run.experiment.attack.active:
         facts["attack_success_rate"] = float(run.history["attack_success_rate"].iloc[-1])
         facts["highest_attack_success_rate_over_the_rounds"] = float(run.attack_success["attack_success_rate"].max())
@@ -79,7 +84,12 @@ def _facts(run: TrainingRun) -> dict[str, Any]:
 
 def _vote_facts(run: EnsembleRun, splits: dict[str, Split]) -> dict[str, Any]:
     """Accuracy and attack success of an ensemble's vote."""
-    facts: dict[str, Any] = {"accuracy": run.score(splits["clean"])}
+    clean = splits["clean"]
+    facts: dict[str, Any] = {
+        "accuracy": run.score(clean),
+        "accuracy_of_always_the_most_frequent_class": clean.majority_accuracy,
+        "share_of_the_most_frequent_prediction": sanity.share_of_top(run.predict(clean)),
+    }
     facts["accuracy_of_one_group"] = float(run.group_scores(splits["clean"]).mean())
     if "backdoored" in splits:
         split, target = splits["backdoored"], run.experiment.attack.target
@@ -89,8 +99,8 @@ def _vote_facts(run: EnsembleRun, splits: dict[str, Split]) -> dict[str, Any]:
 
 @contextmanager
 def quiet_certificates() -> Iterator[None]:
-    """Without the warnings that a certificate is no guarantee: the tables say so in labels and notes."""
-    with warnings.catch_warnings():
+    """Without the warnings that a certificate is no guarantee or means nothing: labels and notes of the tables say so."""
+    with warnings.catch_warnings(), sanity.quiet():
         warnings.simplefilter("ignore", CertificateWarning)
         yield
 

@@ -16,6 +16,7 @@ from crfl.report.examples import sample_gallery, trigger_blocks
 from crfl.report.images import plot_png
 from crfl.report.saved import SavedCertificate
 from crfl.run import TrainingRun
+from crfl.wording import amount
 
 RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Radii of the tables, on the screen and in the report."""
@@ -75,11 +76,6 @@ def run_report(
     return page(title, blocks)
 
 
-def amount(number: int, what: str) -> str:
-    """1 attacker, 2 attackers."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def _trained(run: TrainingRun, data: FederatedData) -> list[Block]:
     """What came of one model."""
     drawn = plots.training(run.history, [r.round for r in run.record.attack_rounds])
@@ -106,7 +102,7 @@ def _data_rows(data: FederatedData) -> dict[str, str]:
 
 
 def _majority(data: FederatedData) -> str:
-    return f"(always the most frequent class: {float(data.test.y.bincount().max()) / len(data.test):.4f})"
+    return f"(always the most frequent class: {data.test.majority_accuracy:.4f})"
 
 
 def _two_columns(rows: Mapping[str, str]) -> pd.DataFrame:
@@ -119,6 +115,7 @@ def _summary(run: TrainingRun, data: FederatedData) -> pd.DataFrame:
         **_data_rows(data),
         "rounds": str(len(run.record.rounds)),
         "accuracy at the end": f"{last['accuracy']:.4f} {_majority(data)}",
+        "most frequent prediction": f"{last['top_prediction_share']:.4f} of the test samples",
     }
     if attack.active and run.record.attack_rounds:
         success = run.attack_success["attack_success_rate"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crfl import plots
+from crfl import plots, sanity
 from crfl.certification.bounds.votes import hoeffding
 from crfl.certification.lipschitz import lemma1_lipschitz
 from crfl.certification.published import corollary1_radius
@@ -85,8 +85,8 @@ class Lab:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warnings that a certificate is no guarantee."""
-    with warnings.catch_warnings():
+    """Without the warnings that a certificate is no guarantee, or that a model has learnt little: figures show it."""
+    with warnings.catch_warnings(), sanity.quiet():
         warnings.simplefilter("ignore", CertificateWarning)
         yield
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from crfl import rng
+from crfl import rng, sanity
 from crfl.certification.certificate import Certificate
 from crfl.certification.certify import certify
 from crfl.certification.smoothing import VoteCounts, smooth
@@ -192,15 +192,16 @@ def _train(
 ) -> None:
     """One job of a sweep. A worker is a new process, which does not know the user's own functions."""
     fingerprint.register(functions)
-    train(
-        exp,
-        cache.data_of(exp),
-        benign=benign,
-        model=cache.model,
-        checkpoints=checkpoints,
-        resume_dir=folder,
-        device=cache.device,
-    )
+    with sanity.quiet():  # whoever sweeps says it once
+        train(
+            exp,
+            cache.data_of(exp),
+            benign=benign,
+            model=cache.model,
+            checkpoints=checkpoints,
+            resume_dir=folder,
+            device=cache.device,
+        )
 
 
 def _digest(value: Any) -> str:

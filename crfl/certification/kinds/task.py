@@ -178,6 +178,13 @@ def features_of(test: Any) -> Tensor:
     )
 
 
+def labels_of(test: Any) -> IntArray | None:
+    """Labels (m,) of test samples or of the test split of data; None if they have none."""
+    samples = getattr(test, "test", test)
+    y = getattr(samples, "y", None)
+    return y.cpu().numpy() if isinstance(y, Tensor) and len(y) == len(samples.x) else None
+
+
 def certified_rows(exp: Experiment, size: int) -> IntArray:
     """The rows of the test set to certify: all, or as many as the settings say, drawn from the seed."""
     wanted = exp.smoothing.test_samples
