@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
@@ -130,15 +130,19 @@ def rounding_of(record: TrainingRecord) -> Rounding:
 
 
 def nothing_certified(
-    bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float
+    bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float, advice: Callable[[], str]
 ) -> tuple[str, ...]:
-    """Why a coupling certificate means little: `budget` (m,) of the samples, `least` is Delta at strength 0."""
+    """Why a coupling certificate means little: `budget` (m,) of the samples, `least` is Delta at strength 0.
+
+    `advice` says what would help, if nothing is certified.
+    """
     found = [] if bounds is None else list(weak_votes(bounds))
     if len(budget) and not least < budget.max():
         found.append(
             f"Nothing is certified: even at magnitude 0 the models may be {least:.3g} apart, and the largest budget is "
             f"{budget.max():.3g}"
-            + (". More votes or 'exact' bounds have larger budgets." if bounds and bounds.samples else ".")
+            + (". More votes or 'exact' bounds have larger budgets. " if bounds and bounds.samples else ". ")
+            + advice()
         )
     if bounds is not None and noise == 0:
         found.append("smoothing.noise is 0: a model that is not smoothed has no smoothing certificate; use 'margin'.")

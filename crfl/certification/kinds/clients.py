@@ -6,6 +6,7 @@ import torch
 
 from crfl.certification import assumptions
 from crfl.certification.certificate import ClientCertificate
+from crfl.certification.coupling.advice import clients_advice
 from crfl.certification.coupling.clients import ClientScenario
 from crfl.certification.coupling.refusals import check_clients
 from crfl.certification.kinds.task import Run, Task, Test
@@ -43,7 +44,7 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     logits, norms = task.linear()
     budget = lowered_budget(record, budget_before_clip(record, margin_budget(logits, norms)))
     scenario = ClientScenario(record)
-    least = scenario.cost(0)
+    least, found = scenario.cost(0), scenario.max_clients(budget)
     return ClientCertificate(
         kind="clients",
         prediction=logits.argmax(axis=1),
@@ -51,6 +52,6 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
         indices=task.indices,
         test_size=task.test_size,
         guarantee=assumptions.clients(record, slack=least),
-        notes=assumptions.nothing_certified(None, 0.0, budget, least),
-        malicious_clients=scenario.max_clients(budget),
+        notes=() if found.any() or not len(found) else (clients_advice(scenario, budget),),
+        malicious_clients=found,
     )
