@@ -51,7 +51,7 @@ class _Group(click.Group):
         return message
 
 
-def _say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+def _say(message: Warning | str, *place: Any, **more: Any) -> None:
     """A warning as a line, without the place in the code that Python shows."""
     click.echo(f"warning: {message}", err=True)
 
