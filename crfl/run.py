@@ -137,12 +137,13 @@ def group_columns(record: TrainingRecord) -> Columns:
     spectral = [np.nan if r.start_spectral_norm is None else r.start_spectral_norm for r in record.rounds]
     return {
         "round": np.array([r.round for r in record.rounds]),
-        **dict.fromkeys(HISTORY[:3], unknown),
+        **dict.fromkeys(("accuracy", "top_prediction_share", "majority_accuracy"), unknown),
         "start_norm": np.array([r.start_norm for r in record.rounds]),
         "start_spectral_norm": np.array(spectral),
         "pre_clip_norm": np.array([r.pre_clip_norm for r in record.rounds]),
         "clip_norm": np.array([r.clip_norm for r in record.rounds]),
         "noise_std": np.array([r.noise_std for r in record.rounds]),
+        **dict.fromkeys(("loss", "attack_success_rate"), unknown),
     }
 
 

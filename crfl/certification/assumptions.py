@@ -94,6 +94,20 @@ def coupled(
     )
 
 
+def distance(num_params: int, noise: float, bounds: ProbabilityBounds) -> Guarantee:
+    """How far the parameters of a model may move."""
+    return Guarantee(
+        f"each certified vote is that of every model within its l2 distance of the trained one, in all {num_params:,} "
+        "parameters. How far an attack moves a model that is not linear is not bounded: an ensemble (crfl.train_ensemble) "
+        "is certified against malicious clients, whatever the model",
+        assumptions=(
+            f"The vote is that of models with noise of standard deviation {noise:g} on every trained parameter.",
+            *_probabilities(bounds),
+        ),
+        alpha=_alpha(bounds),
+    )
+
+
 def clients(record: TrainingRecord, *, slack: float) -> Guarantee:
     """The certificate against clients that are malicious in every round."""
     rounding = rounding_of(record)

@@ -24,7 +24,7 @@ from crfl.errors import CertificateError
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["margin", "smoothing", "published", "clients", "ensemble"]
+Kind = Literal["margin", "smoothing", "published", "clients", "distance", "ensemble"]
 Rounding = Literal["proved", "modelled", "ignored"]
 ROUNDING: dict[Rounding, str] = {
     "proved": "proved: the statement is about the numbers that were computed",

@@ -21,7 +21,7 @@ from crfl.certification.certify import certify
 from crfl.cli.output import in_options, show
 from crfl.ensemble_run import EnsembleRun
 from crfl.errors import CertificateError, CertificateWarning
-from crfl.report.run import COUNTS, RADII, SAMPLES
+from crfl.report.run import COUNTS, DISTANCES, RADII, SAMPLES
 from crfl.report.saved import read_certificates
 from crfl.runs.certificates import save_certificate
 
@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     from crfl.data.federated import FederatedData, Split
     from crfl.run import TrainingRun
 
-SHOWN = {"radius": ("r", RADII), "malicious_clients": ("m", COUNTS), "poisoned_samples": ("q", SAMPLES)}
-"""By the kind of strength: its symbol, and which radii, numbers of clients or of samples the table shows."""
+SHOWN = {
+    "radius": ("r", RADII),
+    "malicious_clients": ("m", COUNTS),
+    "poisoned_samples": ("q", SAMPLES),
+    "distance": ("d", DISTANCES),
+}
+"""By the kind of strength: its symbol, and which strengths the table shows."""
 ENDLESS = "critical r, the largest certified radius, is inf: some predictions stand whatever the poisoned samples hold"
 
 

@@ -20,6 +20,8 @@ from crfl.wording import amount
 
 RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Radii of the tables, on the screen and in the report."""
+DISTANCES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Distances of parameters of the tables."""
 COUNTS = (0, 1, 2, 5, 10, 20, 50)
 """Numbers of malicious clients of the tables."""
 SAMPLES = (0, 1, 10, 50, 100, 500, 1000)
@@ -135,7 +137,8 @@ def _certified(certificates: Sequence[SavedCertificate]) -> list[Block]:
     blocks: list[Block] = [Heading("Certified accuracy")]
     if not certificates:
         return [*blocks, Paragraph("No certificate was saved with this run; the command crfl certify makes one.")]
-    for strength, at in (("radius", RADII), ("malicious_clients", COUNTS), ("poisoned_samples", SAMPLES)):
+    shown = {"radius": RADII, "malicious_clients": COUNTS, "poisoned_samples": SAMPLES, "distance": DISTANCES}
+    for strength, at in shown.items():
         mine = [c for c in certificates if c.strength_name == strength]
         if mine:
             blocks += [_picture(mine), Table(_table(mine, at))]
@@ -166,7 +169,7 @@ def _table(certificates: Sequence[SavedCertificate], strengths: Sequence[float])
         ):
             about = {"certificate": _label(c), "test set": c.split}
             row: dict[str, object] = {**about, "certified": curve}
-            sign = "r" if c.strength_name == "radius" else "n"
+            sign = {"radius": "r", "malicious_clients": "n", "distance": "d"}[c.strength_name]
             row |= {f"{sign} = {s:g}": float(v) for s, v in zip(strengths, values, strict=True)}
             if c.strength_name == "radius":
                 row["any"] = float((np.isinf(c.strength) & (c.correct if curve == "accuracy" else True)).mean())

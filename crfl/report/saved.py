@@ -16,7 +16,7 @@ from crfl.certification.certificate import Certificate
 from crfl.errors import StoreError
 from crfl.runs.certificates import load_certificates
 
-STRENGTHS = ("radius", "malicious_clients", "poisoned_samples")
+STRENGTHS = ("radius", "malicious_clients", "poisoned_samples", "distance")
 SPLITS = ("clean", "backdoored")
 
 
@@ -81,7 +81,7 @@ class SavedCertificate:
 
     @property
     def strength_name(self) -> str:
-        """radius, malicious_clients or poisoned_samples"""
+        """One of STRENGTHS."""
         return next(name for name in STRENGTHS if name in self.frame)
 
     @property

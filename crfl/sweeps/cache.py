@@ -93,7 +93,11 @@ class Cache:
     def certify(self, run: TrainingRun, test: Split, **options: Any) -> Certificate:
         """`crfl.certify`, its votes taken from the cache or left there."""
         kind = options.get("kind", inspect.signature(certify).parameters["kind"].default)
-        if kind in ("published", "smoothing") and options.get("bounds") != "exact" and "votes" not in options:
+        if (
+            kind in ("published", "smoothing", "distance")
+            and options.get("bounds") != "exact"
+            and "votes" not in options
+        ):
             options["votes"] = self.votes(run, test)
         return certify(run, test, **options)
 
