@@ -147,7 +147,7 @@ def _certified(certificates: Sequence[SavedCertificate]) -> list[Block]:
         Paragraph(
             "Certified accuracy: share of test samples that are predicted correctly and whose prediction no attack of "
             "that strength could have changed, as far as what the certificate rests on holds. Certified rate: the same, "
-            "right or wrong. A radius bounds the l2 norm of the change that a trigger makes to a training sample; "
+            "right or wrong; at 0 it counts all samples. A radius bounds the l2 norm of the change that a trigger makes to a training sample; "
             '"any" says that the poisoned samples may hold anything.'
         ),
     ]
