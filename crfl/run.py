@@ -111,10 +111,13 @@ class TrainingRun:
         )
         attack = amount(exp.attack.count, "attacker") if record.attackers else "no attack"
         benign = ", benign counterpart" if record.benign else ""
+        measured = (
+            f"; accuracy {accuracy:.4f}, always the most frequent class {majority:.4f}, share of the most frequent "
+            f"prediction {top:.4f}"
+        )
         return (
             f"TrainingRun({exp.data.name}: {amount(len(record.client_sizes), 'client')}, "
-            f"{amount(len(record.rounds), 'round')}, {attack}{benign}; accuracy {accuracy:.4f}, always the most "
-            f"frequent class {majority:.4f}, share of the most frequent prediction {top:.4f})"
+            f"{amount(len(record.rounds), 'round')}, {attack}{benign}{'' if np.isnan(accuracy) else measured})"
         )
 
 

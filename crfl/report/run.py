@@ -169,7 +169,7 @@ def _table(certificates: Sequence[SavedCertificate], strengths: Sequence[float])
         ):
             about = {"certificate": _label(c), "test set": c.split}
             row: dict[str, object] = {**about, "certified": curve}
-            sign = {"radius": "r", "malicious_clients": "n", "distance": "d"}[c.strength_name]
+            sign = {"radius": "r", "distance": "d"}.get(c.strength_name, "n")
             row |= {f"{sign} = {s:g}": float(v) for s, v in zip(strengths, values, strict=True)}
             if c.strength_name == "radius":
                 row["any"] = float((np.isinf(c.strength) & (c.correct if curve == "accuracy" else True)).mean())
