@@ -87,10 +87,10 @@ def feature_scale(norm: float, some: npt.NDArray[np.floating]) -> list[str]:
     size = norm / math.sqrt(some.shape[1])
     if size <= LARGE:
         return []
-    bytes_ = bool((some == some.round()).all() and some.min() >= 0 and some.max() <= BYTE)
+    pixels = bool(some.min() >= 0 and some.max() <= BYTE)
     advice = (
-        "these look like bytes: divide them by 255 (scale=1/255)"
-        if bytes_
+        "these look like pixels from 0 to 255: divide them by 255 (scale=1/255)"
+        if pixels
         else "scale every feature to about -1 to 1 or 0 to 1, or give features a norm (norm=1.0)"
     )
     return [
