@@ -58,7 +58,7 @@ def rows() -> list[Row]:
     crfl_s, loader_s = alternate(lambda: next(one), loader.round, repeats=3)
     found.append(Row("MNIST round: loop with DataLoader / crfl", loader_s / crfl_s, 60, at_least=True))
     for name in ("emnist", "loan-sample"):
-        exp = crfl.Experiment.from_yaml(CONFIGS / f"{name}.yaml")
+        exp = crfl.Experiment.from_yaml(CONFIGS / f"{name}.yaml").override({"local.epochs": 1})
         data = crfl.load_data(exp)
         mine, rival = rounds(exp, data), HandWritten(exp, data)
         crfl_s, hand_s = alternate(lambda mine=mine: next(mine), rival.round, repeats=9)

@@ -101,7 +101,7 @@ def record_round(
 ) -> TrainingState:
     """The state after round t, with the norms, measurements and client statistics that are recorded of it."""
     measure = evaluation.measure if evaluation is not None and batch.evaluates(t) else unmeasured
-    loss, accuracy, attack_success_rate = measure(params)
+    loss, accuracy, attack_success_rate, top_prediction_share = measure(params)
     metrics = RoundMetrics(
         start_norm=norm(global_models),
         start_spectral_norm=batch.model.spectral_norm(global_models),
@@ -110,6 +110,7 @@ def record_round(
         loss=loss,
         accuracy=accuracy,
         attack_success_rate=attack_success_rate,
+        top_prediction_share=top_prediction_share,
     )
     if state.clients:
         clients = tuple(own.sharing(before) for own, before in zip(clients, state.clients[-1], strict=True))

@@ -20,6 +20,7 @@ from crfl.models import Model
 from crfl.progress import bar
 from crfl.run_batch import RunBatch
 from crfl.runs.resume import train_groups_in
+from crfl.training import warn_of_inputs
 
 IntArray = npt.NDArray[np.int64]
 
@@ -67,6 +68,7 @@ def train_ensemble(
 
     Warns:
         InvalidUpdateWarning: of clients whose updates are dropped.
+        SanityWarning: features that are not normalised, layers in eval mode, settings without effect.
 
     Example:
         >>> import crfl
@@ -82,6 +84,7 @@ def train_ensemble(
     members = choose_groups(data.client_names, exp.ensemble, exp.seed)
     _check_quorum(exp, members)
     batch = RunBatch.of([exp] * len(members), data, model=model, groups=members)
+    warn_of_inputs(batch)
     if resume_dir is not None:
         return train_groups_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
     state = batch.start()

@@ -64,3 +64,7 @@ class InvalidUpdateWarning(UserWarning):
 
 class CertificateWarning(UserWarning):
     """A certificate was issued that is no guarantee for the run at hand."""
+
+
+class SanityWarning(UserWarning):
+    """Something is allowed but hardly meant: a constant predictor, features that are not normalised, an empty class."""

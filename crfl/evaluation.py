@@ -1,4 +1,4 @@
-"""Loss, accuracy and attack success of whole batches of models on the test set."""
+"""Loss, accuracy, attack success and the most frequent prediction of whole batches of models on the test set."""
 
 from __future__ import annotations
 
@@ -40,22 +40,30 @@ class Evaluation:
                 changes[look] = _sparse_change(data, make_trigger(exp.attack, data, exp.seed))
             self.backdoors.append((exp.attack.target, *changes[look]))
 
-    def measure(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean cross entropy, accuracy and attack success rate of params (S, P), each (S,) float64."""
-        sums = torch.zeros(len(params), 4, dtype=torch.float64, device=params.device)
+    def measure(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of params (S, P) mean cross entropy, accuracy, attack success rate and share of the most frequent prediction.
+
+        Each is (S,) float64.
+        """
+        sums = torch.zeros(len(params), 4 + self.model.num_classes, dtype=torch.float64, device=params.device)
         for number, block in enumerate(self.test.blocks(BLOCK)):
             sums += self._sums(params, block, slice(number * BLOCK, (number + 1) * BLOCK))
-        loss, correct, hits, others = sums.unbind(1)
-        return loss / len(self.test), correct / len(self.test), hits / others
+        loss, correct, hits, others = sums[:, :4].unbind(1)
+        size = len(self.test)
+        return loss / size, correct / size, hits / others, sums[:, 4:].amax(1) / size
 
     def _sums(self, params: Tensor, block: Split, rows: slice) -> Tensor:
-        """Sums over a block, (S, 4) float64: cross entropy, correct, hit by the backdoor, and that it could hit."""
+        """Sums over a block, (S, 4 + C) float64: cross entropy, correct, hit by the backdoor, and that it could hit;
+        how often each class is predicted."""
         x = block.x.to(params.dtype)
         logits = self.model.class_logits(params, x)
         labels = block.y.expand(len(params), -1)
         loss = functional.cross_entropy(logits, labels, reduction="none").sum(1, dtype=torch.float64)
         # Over a leading dimension, max is fifty times faster than argmax.
-        correct = (logits.max(1).indices == labels).sum(1)
+        predicted = logits.max(1).indices
+        correct = (predicted == labels).sum(1)
+        counts = torch.zeros_like(logits[:, :, 0], dtype=torch.float64)
+        counts.scatter_add_(1, predicted, counts.new_ones(1).expand(predicted.shape))
         hits = loss.new_full((len(params), 2), torch.nan)
         for run, backdoor in enumerate(self.backdoors):
             if backdoor is not None:
@@ -64,13 +72,13 @@ class Evaluation:
                 changed = self.model.changed_logits(params[run], logits[run], x, columns, moved)
                 others = block.y != target
                 hits[run] = torch.stack([(_wins(changed, target) & others).sum(), others.sum()])
-        return torch.cat([loss[:, None], correct[:, None], hits], dim=1)
+        return torch.cat([loss[:, None], correct[:, None], hits, counts], dim=1)
 
 
-def unmeasured(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def unmeasured(params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `measure` returns, NaN: for a round without evaluation."""
     missing = torch.full((len(params),), torch.nan, dtype=torch.float64, device=params.device)
-    return missing, missing, missing
+    return missing, missing, missing, missing
 
 
 def _wins(logits: Tensor, target: int) -> Tensor:

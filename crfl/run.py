@@ -20,6 +20,7 @@ from crfl.errors import DataError
 from crfl.models import Model
 from crfl.record import AttackerRecord, DroppedRecord, RoundRecord, TrainingRecord, poison_ratios
 from crfl.state import TrainingState
+from crfl.wording import amount
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 Columns = Mapping[str, npt.NDArray[Any]]
 """By name, a number a round (T,)."""
 
-HISTORY = ("loss", "accuracy", "attack_success_rate", "start_norm", "start_spectral_norm", "pre_clip_norm")
-"""Columns of the history that were measured."""
+NORMS = ("start_norm", "start_spectral_norm", "pre_clip_norm")
+"""Columns of the history that are norms of the global model."""
 BLOCK = 4096
 """Samples that are predicted at a time."""
 
@@ -52,7 +53,11 @@ class TrainingRun:
 
     @cached_property
     def history(self) -> DataFrame:
-        """A row a round: loss, accuracy and attack success of the clipped model on the test set, and the norms."""
+        """A row a round: what the clipped model does on the test set, and the norms.
+
+        top_prediction_share is the share of the most frequent prediction, majority_accuracy the accuracy of always
+        predicting the most frequent class.
+        """
         from pandas import DataFrame  # here, because it is slow to import and large: training does without
 
         return DataFrame(self.columns)
@@ -129,12 +134,19 @@ class TrainingRun:
         return self.model.to_module(self.params)
 
     def __repr__(self) -> str:
-        exp, accuracy = self.experiment, self.columns["accuracy"][-1]
-        attack = f"{exp.attack.count} attacker(s)" if self.record.attackers else "no attack"
-        benign = ", benign counterpart" if self.record.benign else ""
+        exp, record = self.experiment, self.record
+        accuracy, majority, top = (
+            self.columns[name][-1] for name in ("accuracy", "majority_accuracy", "top_prediction_share")
+        )
+        attack = amount(exp.attack.count, "attacker") if record.attackers else "no attack"
+        benign = ", benign counterpart" if record.benign else ""
+        measured = (
+            f"; accuracy {accuracy:.4f}, always the most frequent class {majority:.4f}, share of the most frequent "
+            f"prediction {top:.4f}"
+        )
         return (
-            f"TrainingRun({exp.data.name}: {len(self.record.client_sizes)} clients, {len(self.record.rounds)} rounds, "
-            f"{attack}{benign}, accuracy {accuracy:.4f})"
+            f"TrainingRun({exp.data.name}: {amount(len(record.client_sizes), 'client')}, "
+            f"{amount(len(record.rounds), 'round')}, {attack}{benign}{'' if np.isnan(accuracy) else measured})"
         )
 
 
@@ -157,24 +169,28 @@ def group_columns(record: TrainingRecord) -> Columns:
     spectral = [np.nan if r.start_spectral_norm is None else r.start_spectral_norm for r in record.rounds]
     return {
         "round": np.array([r.round for r in record.rounds]),
-        **dict.fromkeys(HISTORY[:3], unknown),
+        **dict.fromkeys(("accuracy", "top_prediction_share", "majority_accuracy"), unknown),
         "start_norm": np.array([r.start_norm for r in record.rounds]),
         "start_spectral_norm": np.array(spectral),
         "pre_clip_norm": np.array([r.pre_clip_norm for r in record.rounds]),
         "clip_norm": np.array([r.clip_norm for r in record.rounds]),
         "noise_std": np.array([r.noise_std for r in record.rounds]),
+        **dict.fromkeys(("loss", "attack_success_rate"), unknown),
     }
 
 
 def _columns(batch: RunBatch, i: int, state: TrainingState) -> Columns:
     """The history's columns; with a distance to the first run if there are several."""
     rounds, schedule = range(1, state.round + 1), batch.schedules[i]
-    columns = {"round": np.array(rounds)} | {name: _measured(state, name, i) for name in HISTORY}
+    # What matters most stands at both ends, because pandas leaves out what is in the middle.
+    columns = {"round": np.array(rounds)} | {n: _measured(state, n, i) for n in ("accuracy", "top_prediction_share")}
+    columns["majority_accuracy"] = np.full(state.round, batch.data.test.majority_accuracy)
+    columns |= {name: _measured(state, name, i) for name in NORMS}
     columns["clip_norm"] = np.array([schedule.clip_norm(t) for t in rounds])
     columns["noise_std"] = np.array([schedule.noise_std(t) for t in rounds])
     if len(batch.experiments) > 1:
         columns["distance"] = _measured(state, "distance", i)
-    return columns
+    return columns | {name: _measured(state, name, i) for name in ("loss", "attack_success_rate")}
 
 
 def _measured(state: TrainingState, name: str, i: int) -> npt.NDArray[np.float64]:
@@ -187,7 +203,7 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
     exp, data, schedule, rule = batch.experiments[i], batch.data, batch.schedules[i], batch.rules[i]
     members, sizes = batch.plans[i].clients, batch.sizes[batch.plans[i].clients]  # a group knows only its own clients
     attackers = np.searchsorted(members, [a.client for a in batch.plans[i].all_attackers])
-    start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in HISTORY[3:])
+    start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in NORMS)
     weights = _Shared()
     rounds = []
     for t in range(1, state.round + 1):

@@ -31,6 +31,8 @@ class RoundMetrics:
     accuracy: Tensor
     attack_success_rate: Tensor
     """NaN where nobody attacks."""
+    top_prediction_share: Tensor
+    """Share of the test set that gets the most frequent prediction."""
 
 
 METRICS = tuple(f.name for f in fields(RoundMetrics))

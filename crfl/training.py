@@ -8,14 +8,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from crfl import sanity
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.engines import EngineName
 from crfl.models import Model
+from crfl.models.module import ModuleModel
 from crfl.progress import bar
 from crfl.run import TrainingRun
 from crfl.run_batch import RunBatch
 from crfl.runs.resume import train_in
+
+FEW = 100
+"""Samples that show what features look like."""
 
 
 def train(
@@ -55,6 +60,8 @@ def train(
 
     Warns:
         InvalidUpdateWarning: of clients whose updates are dropped.
+        SanityWarning: features that are not normalised, layers in eval mode, settings without effect, and a model that
+            has learnt nothing.
 
     Example:
         >>> import crfl
@@ -65,7 +72,10 @@ def train(
     """
     if resume_dir is not None:
         batch = RunBatch.of([exp], data, [benign], model, checkpoints)
-        return train_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
+        warn_of_inputs(batch)
+        run = train_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
+        warn_of_results([run], len(data.test))
+        return run
     runs = train_many(
         [exp],
         data,
@@ -161,8 +171,32 @@ def train_many(
         [5.0, 1.0]
     """
     batch = RunBatch.of(experiments, data, benign, model, checkpoints)
+    warn_of_inputs(batch)
     state = batch.start()
     rounds = batch.rounds(state, device, engine)
     for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007
         pass
-    return batch.finish(state)
+    runs = batch.finish(state)
+    warn_of_results(runs, len(data.test))
+    return runs
+
+
+def warn_of_inputs(batch: RunBatch) -> None:
+    """SanityWarning of features, layers and settings that are hardly meant."""
+    exp, data = batch.experiments[0], batch.data
+    found = sanity.ignored_settings(exp.data, exp.local, data.partition)
+    found += sanity.feature_scale(data.max_feature_norm, data.features(data.shards[0][:FEW]).cpu().numpy())
+    if isinstance(batch.model, ModuleModel):
+        found += sanity.eval_mode(batch.model.module)
+    sanity.warn(found)
+
+
+def warn_of_results(runs: Sequence[TrainingRun], test_size: int) -> None:
+    """SanityWarning of models that have learnt nothing."""
+    found = []
+    for run in runs:
+        top, accuracy, majority = (
+            float(run.columns[name][-1]) for name in ("top_prediction_share", "accuracy", "majority_accuracy")
+        )
+        found.append(sanity.predictions(top, test_size, accuracy, majority))
+    sanity.warn(sanity.summarised(found))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crfl import sanity
 from crfl.certification.certify import certify
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
@@ -162,7 +163,8 @@ def rehearse(exp: Experiment, data: FederatedData, client_rounds: int = 1, every
         True
     """
     quiet = {"attack.round": None, "attack.every": None, "server.update_clip": UNREACHED}
-    run = train(exp.override({**quiet, "server.evaluate_every": exp.server.rounds}), data)
+    with sanity.quiet():
+        run = train(exp.override({**quiet, "server.evaluate_every": exp.server.rounds}), data)
     attackers = exp.attack.count if exp.attack.active and not every_round else 0
     clip = fit_update_clip(run.record, client_rounds + attackers, every_round)
     return exp.override({"server.update_clip": {k: getattr(clip, k) for k in ("start", "end", "decay_rounds")}})
@@ -200,8 +202,9 @@ def _validation(exp: Experiment, data: FederatedData) -> tuple[Experiment, Feder
 
 def _validate(exp: Experiment, data: FederatedData, split: Split, client_rounds: int) -> tuple[float, float]:
     """Accuracy and certified accuracy of a run on the validation samples."""
-    run = train(exp, data)
-    cert = certify(run, split, attack_round="any")
+    with sanity.quiet():
+        run = train(exp, data)
+        cert = certify(run, split, attack_round="any")
     labels = split.y.numpy()
     right = (cert.prediction == labels) & ~cert.abstained
     if exp.server.update_clip is None:

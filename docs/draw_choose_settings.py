@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 import crfl
 from crfl.errors import CertificateError
+from crfl.plots.style import look
 from crfl.tune import rehearse
 
 PANELS: dict[str, tuple[str, list[Any]]] = {
@@ -48,14 +49,14 @@ def main() -> None:
     for ax, (title, (key, values)) in zip(axes.flat, PANELS.items(), strict=True):
         found = [measure({key: value}) for value in values]
         print(title, values, found, flush=True)
-        ax.plot(values, [a for a, _ in found], "o--", color="0.5", label="accuracy")
-        ax.plot(values, [c for _, c in found], "o-", color="C0", label="certified, one client-round of anything")
+        for i, name in enumerate(("accuracy", "certified, one client-round of anything")):
+            ax.plot(values, [pair[i] for pair in found], label=name, **{**look(i), "markevery": 1})
         ax.set(xscale="log", xlabel=title, ylim=(0.8, 1))
         ax.minorticks_off()
         labels = ["all" if key == "local.batch_size" and v == 1000 else f"{v:g}" for v in values]
         ax.set_xticks(values, labels)
         ax.grid(alpha=0.3)
-    axes[0, 0].legend(loc="lower left", fontsize=8)
+    crfl.plots.share_legend(figure)
     figure.supylabel("share of the test set")
     figure.savefig(Path(__file__).parent / "images" / "choose-settings.png", dpi=150)
 

@@ -12,6 +12,8 @@ import crfl
 PACKAGE = Path(crfl.__file__).parent
 ORDER = [
     "errors",
+    "wording",
+    "sanity",
     "rng",
     "devices",
     "progress",
@@ -109,7 +111,7 @@ def test_imports_point_one_way(path):
     "path", [p for p in FILES if p.is_relative_to(PACKAGE / "certification")], ids=lambda p: p.stem
 )
 def test_certification_knows_of_training_its_record_and_models_only(path):
-    known = {"certification", "config", "devices", "errors", "models", "progress", "record", "rng"}
+    known = {"certification", "config", "devices", "errors", "models", "progress", "record", "rng", "sanity", "wording"}
     assert {name.split(".")[1] for name in imports(path) if name.startswith("crfl.")} <= known
 
 

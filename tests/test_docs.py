@@ -37,6 +37,22 @@ def test_python_example_runs(code, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*.png")) or "savefig" not in code
 
 
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_the_readme_shows_what_its_example_prints(tmp_path, monkeypatch, capsys):
+    """The same words, and numbers that differ by less than another machine's rounding can make of one training."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "README.md").read_text()
+    code, shown = re.search(r"```python\n([^`]*)```\n\nIt prints:\n\n```text\n(.*?)```", page, re.DOTALL).groups()
+    exec(compile(code, "example", "exec"), {})
+    printed = capsys.readouterr().out
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", shown).split()
+    numbers = [[float(n) for n in NUMBER.findall(text)] for text in (printed, shown)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.02)
+
+
 def test_there_are_examples_in_the_readme():
     assert any(example.id.startswith("README") for example in EXAMPLES)
 

@@ -1,7 +1,7 @@
 """Certificates: their formulas, in float64 and without PyTorch, and the functions that certify a run.
 
 `crfl.certify` calls the function of a kind: `certify_margin`, `certify_smoothing`, `certify_published`,
-`certify_clients`, `certify_ensemble`. Those need a model, so they and PyTorch are loaded when they are first used.
+`certify_clients`, `certify_distance`, `certify_ensemble`. Those need a model, so they and PyTorch are loaded when they are first used.
 """
 
 from importlib import import_module
@@ -25,6 +25,7 @@ from crfl.certification.radius import RadiusCertificate
 if TYPE_CHECKING:
     from crfl.certification.certify import (
         certify_clients,
+        certify_distance,
         certify_ensemble,
         certify_margin,
         certify_published,
@@ -40,6 +41,7 @@ __all__ = [
     "certified_accuracy",
     "certified_rate",
     "certify_clients",
+    "certify_distance",
     "certify_ensemble",
     "certify_margin",
     "certify_published",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crfl.certification._checks import FloatArray
 from crfl.certification.bounds.votes import ProbabilityBounds, min_samples
 from crfl.certification.certificate import Guarantee, Rounding
 from crfl.certification.coupling.refusals import steps_too_long
 from crfl.record import RoundRecord, TrainingRecord
+from crfl.wording import amount
 
 COUNTERPART = (
     "The run is compared with its benign counterpart: same seeds, batches, aggregation weights and noise; attackers "
@@ -93,6 +94,20 @@ def coupled(
     )
 
 
+def distance(num_params: int, noise: float, bounds: ProbabilityBounds) -> Guarantee:
+    """How far the parameters of a model may move."""
+    return Guarantee(
+        f"each certified vote is that of every model within its l2 distance of the trained one, in all {num_params:,} "
+        "parameters. How far an attack moves a model that is not linear is not bounded: an ensemble (crfl.train_ensemble) "
+        "is certified against malicious clients, whatever the model",
+        assumptions=(
+            f"The vote is that of models with noise of standard deviation {noise:g} on every trained parameter.",
+            *_probabilities(bounds),
+        ),
+        alpha=_alpha(bounds),
+    )
+
+
 def clients(record: TrainingRecord, *, slack: float, failed: int = 0) -> Guarantee:
     """The certificate against clients that are malicious in every round; `failed` of them were dropped at times."""
     rounding = rounding_of(record)
@@ -131,15 +146,19 @@ def rounding_of(record: TrainingRecord) -> Rounding:
 
 
 def nothing_certified(
-    bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float
+    bounds: ProbabilityBounds | None, noise: float, budget: FloatArray, least: float, advice: Callable[[], str]
 ) -> tuple[str, ...]:
-    """Why a coupling certificate means little: `budget` (m,) of the samples, `least` is Delta at strength 0."""
+    """Why a coupling certificate means little: `budget` (m,) of the samples, `least` is Delta at strength 0.
+
+    `advice` says what would help, if nothing is certified.
+    """
     found = [] if bounds is None else list(weak_votes(bounds))
     if len(budget) and not least < budget.max():
         found.append(
             f"Nothing is certified: even at magnitude 0 the models may be {least:.3g} apart, and the largest budget is "
             f"{budget.max():.3g}"
-            + (". More votes or 'exact' bounds have larger budgets." if bounds and bounds.samples else ".")
+            + (". More votes or 'exact' bounds have larger budgets. " if bounds and bounds.samples else ". ")
+            + advice()
         )
     if bounds is not None and noise == 0:
         found.append("smoothing.noise is 0: a model that is not smoothed has no smoothing certificate; use 'margin'.")
@@ -171,11 +190,11 @@ def _coupled_statement(record: TrainingRecord, any_round: bool, model: str) -> s
             labels = ", and whatever labels," if flipping == poisoners else f", and of {flipping} of them labels,"
         parts.append(
             f"whatever triggers of norm up to its radius{labels} the poisoned samples of "
-            f"{_count(poisoners, 'attacker')} have in {when}"
+            f"{amount(poisoners, 'attacker')} have in {when}"
         )
     if senders:
         parts.append(
-            f"although {_count(senders, 'attacker')} sent malicious updates in {when}, where the counterpart's send "
+            f"although {amount(senders, 'attacker')} sent malicious updates in {when}, where the counterpart's send "
             "nothing"
         )
     return f"each certified prediction is that of the benign counterpart's {model}, {' and '.join(parts)}"
@@ -193,7 +212,7 @@ def _attack(record: TrainingRecord, any_round: bool) -> str:
     labels = "labels stay" if not flipping else f"{flipping} of {poisoners} may change labels in any way"
     one = len(who) == 1
     return (
-        f"{_count(len(who), 'attacker')} with the weight, scale, steps and poison ratios on record "
+        f"{amount(len(who), 'attacker')} with the weight, scale, steps and poison ratios on record "
         f"{'attacks' if one else 'attack'} {when}; {'it changes' if one else 'they change'} at most "
         f"{'its' if one else 'their'} poisoned samples, by triggers up to the certified magnitude; {labels}."
     )
@@ -277,8 +296,4 @@ def _rounds(record: TrainingRecord) -> str:
 
 
 def _people(round_: RoundRecord) -> str:
-    return _count(len(round_.attackers), "attacker")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return amount(len(round_.attackers), "attacker")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from crfl import sanity
 from crfl.certification import metrics
 from crfl.certification._checks import BoolArray, IntArray, Result
 from crfl.certification._content import Content
@@ -23,7 +24,7 @@ from crfl.errors import CertificateError
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["margin", "smoothing", "published", "clients", "ensemble"]
+Kind = Literal["margin", "smoothing", "published", "clients", "distance", "ensemble"]
 Rounding = Literal["proved", "modelled", "ignored"]
 ROUNDING: dict[Rounding, str] = {
     "proved": "proved: the statement is about the numbers that were computed",
@@ -71,6 +72,8 @@ class Certificate(Content, ABC):
     guarantee: Guarantee
     notes: tuple[str, ...]
     """What keeps the certificate from meaning much, though it holds: too few votes, say."""
+    labels: IntArray | None = field(default=None, kw_only=True, compare=False)
+    """True classes of the certified samples, if they are known; only the summary reads them."""
 
     @property
     @abstractmethod
@@ -175,7 +178,7 @@ class Certificate(Content, ABC):
             certified = ~self.abstained
             shares = [f"{(certified & (self.strength >= s)).mean():.4g} {text}" for text, s in self._key_strengths()]
             rows += [("certified share", ", ".join([*shares, f"abstained {self.abstained.mean():.4g}"]))]
-            rows += [("accuracy", f"not known without labels: certified_accuracy(y, {self.strength_name})")]
+            rows += [("accuracy", self._accuracy())]
         rows += [("rounding", ROUNDING[self.guarantee.rounding])]
         if self.guarantee.alpha is None:
             rows += [("sampled", "no level is proved for these bounds; clopper_pearson's is")]
@@ -186,6 +189,25 @@ class Certificate(Content, ABC):
         if self.notes:
             rows += [("note", _first(self.notes, "notes"))]
         return [*rows, ("rests on", f"{len(self.assumptions)} assumptions (.assumptions)")]
+
+    def with_labels(self, y: IntArray | None) -> Certificate:
+        """The same certificate, that knows the labels of the whole test set, and notes what is wrong with the predictions.
+
+        Args:
+            y: (test_size,), or None if they are not known.
+        """
+        labels = None if y is None else y[self.indices]
+        known = {} if labels is None or not len(labels) else _accuracies(self.prediction, labels)
+        found = sanity.predictions(sanity.share_of_top(self.prediction), len(self.prediction), **known)
+        return replace(self, labels=labels, notes=(*self.notes, *found))
+
+    def _accuracy(self) -> str:
+        """Accuracy of the predictions, robust or not, and what says whether it is any."""
+        top = f"the most frequent prediction makes up {sanity.share_of_top(self.prediction):.4g}"
+        if self.labels is None:
+            return f"not known without labels: certified_accuracy(y, {self.strength_name}); {top}"
+        known = _accuracies(self.prediction, self.labels)
+        return f"{known['accuracy']:.4g}, always the most frequent class {known['majority_accuracy']:.4g}; {top}"
 
     @abstractmethod
     def _key_strengths(self) -> Iterable[tuple[str, float]]:
@@ -221,6 +243,12 @@ class ClientCertificate(Certificate):
     def _key_strengths(self) -> Iterable[tuple[str, float]]:
         most = self.malicious_clients.max(initial=0)
         return [("without any", 0.0), *((f"at {n}", float(n)) for n in COUNTS if n <= max(most, 1))]
+
+
+def _accuracies(prediction: IntArray, labels: IntArray) -> dict[str, float]:
+    """Accuracy, and that of always predicting the most frequent class."""
+    majority = float(np.bincount(labels).max() / len(labels))
+    return {"accuracy": float((prediction == labels).mean()), "majority_accuracy": majority}
 
 
 def _first(texts: tuple[str, ...], where: str) -> str:

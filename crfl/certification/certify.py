@@ -8,14 +8,16 @@ from typing import Any, Literal, overload
 
 import torch
 
+from crfl import sanity
 from crfl.certification.bounds.votes import Method
 from crfl.certification.certificate import Certificate, ClientCertificate, Kind
 from crfl.certification.ensembles.certificate import EnsembleCertificate, EnsemblePoisonCertificate
 from crfl.certification.kinds.clients import certify_clients
 from crfl.certification.kinds.coupled import certify_margin, certify_smoothing
+from crfl.certification.kinds.distance import DistanceCertificate, certify_distance
 from crfl.certification.kinds.ensemble import Ensemble, certify_ensemble
 from crfl.certification.kinds.published import certify_published
-from crfl.certification.kinds.task import Run, Test, one_of
+from crfl.certification.kinds.task import Run, Test, labels_of, one_of
 from crfl.certification.radius import RadiusCertificate
 from crfl.certification.smoothing import VoteCounts
 from crfl.errors import CertificateError
@@ -24,6 +26,7 @@ __all__ = [
     "Certificate",
     "certify",
     "certify_clients",
+    "certify_distance",
     "certify_ensemble",
     "certify_margin",
     "certify_published",
@@ -35,6 +38,7 @@ CERTIFIERS: dict[Kind, Callable[..., Certificate]] = {
     "smoothing": certify_smoothing,
     "published": certify_published,
     "clients": certify_clients,
+    "distance": certify_distance,
     "ensemble": certify_ensemble,
 }
 
@@ -64,6 +68,20 @@ def certify(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> ClientCertificate: ...
+
+
+@overload
+def certify(
+    run: Run,
+    test: Test,
+    *,
+    kind: Literal["distance"],
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    bounds: Method | None = None,
+    votes: VoteCounts | None = None,
+    simultaneous: bool = False,
+) -> DistanceCertificate: ...
 
 
 @overload
@@ -114,27 +132,29 @@ def certify(
     - "smoothing" (`certify_smoothing`): the same for the smoothed vote; never larger.
     - "published" (`certify_published`): the paper's Corollary 1, as printed. It warns where it is no guarantee.
     - "clients" (`certify_clients`): how many clients may send anything, in every round.
-    - "ensemble" (`certify_ensemble`): the same for the vote of groups of clients, of any model.
+    - "distance" (`certify_distance`): for one model of any kind, how far its parameters may move. It is no certificate
+      against clients, and the only kind for a single network.
+    - "ensemble" (`certify_ensemble`): how many clients may send anything, for the vote of groups; of any model.
 
-    All but the last are for softmax regression, whose loss is convex. The seed and the settings smoothing.noise,
+    All but the last two are for softmax regression, whose loss is convex. The seed and the settings smoothing.noise,
     samples, alpha and test_samples come from the run's experiment. A run in which nobody attacked has infinite radii, and says so.
 
     Args:
         run: A TrainingRun, or anything with experiment, model, params and record; or an EnsembleRun.
         test: Samples with features x (m, d), such as data.test or a backdoored copy; or FederatedData, whose test split
-            is certified.
+            is certified. Their labels, if they have any, are for the summary alone.
         kind: Which certificate; None: "margin" of a run, "ensemble" of an ensemble.
         device: Where to compute; None: where the run's parameters are.
         progress: Show a bar while votes take long.
-        bounds: "smoothing" and "published": "hoeffding", "clopper_pearson" or "exact".
-        votes: "smoothing" and "published": votes of this run to reuse.
-        simultaneous: "smoothing", "published" and "ensemble": Clopper-Pearson bounds for all samples at once.
+        bounds: "smoothing", "published" and "distance": "hoeffding", "clopper_pearson" or "exact".
+        votes: "smoothing", "published" and "distance": votes of this run to reuse.
+        simultaneous: "smoothing", "published", "distance" and "ensemble": Clopper-Pearson bounds for all samples at once.
         attack_round: "margin" and "smoothing": "any" for one attack in an unknown round.
         attack_clip_norm: "published": replaces the attack round's clip norm in Lemma 1.
         prices: "ensemble": "clients" or "poison", what a group's vote costs by its own certificate.
 
     Returns:
-        A RadiusCertificate; for "clients" a ClientCertificate, for "ensemble" an EnsembleCertificate (with prices
+        A RadiusCertificate; for "clients" a ClientCertificate, for "distance" a DistanceCertificate, for "ensemble" an EnsembleCertificate (with prices
         "poison" an EnsemblePoisonCertificate).
 
     Raises:
@@ -142,6 +162,7 @@ def certify(
 
     Warns:
         CertificateWarning: kind "published" is no guarantee for the run.
+        SanityWarning: every prediction is the same class.
 
     Example:
         >>> import crfl
@@ -174,4 +195,6 @@ def certify(
         raise CertificateError(f"kind {chosen!r}: got {', '.join(wrong)}, expected {possible}")
     if "progress" in takes:
         given["progress"] = progress
-    return certifier(run, test, device=device, **given)
+    certificate = certifier(run, test, device=device, **given).with_labels(labels_of(test))
+    sanity.warn(note for note in certificate.notes if note.startswith(sanity.CONSTANT))
+    return certificate

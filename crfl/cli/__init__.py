@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 an error of the library, 2 wrong usage, 3 a claim failed (
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -27,7 +28,9 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say
+                return super().invoke(ctx)
         except CrflError as error:
             raise click.ClickException(self._in_options(ctx, str(error))) from None
         except KeyboardInterrupt:
@@ -46,6 +49,11 @@ class _Group(click.Group):
             if isinstance(param, click.Option) and message.startswith(f"{param.name}: "):
                 return param.opts[0] + message.removeprefix(str(param.name))
         return message
+
+
+def _say(message: Warning | str, *place: Any, **more: Any) -> None:
+    """A warning as a line, without the place in the code that Python shows."""
+    click.echo(f"warning: {message}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

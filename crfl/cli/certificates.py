@@ -15,13 +15,13 @@ matplotlib.use("Agg")
 
 import pandas as pd
 
-from crfl import files, plots
+from crfl import files, plots, sanity
 from crfl.attack.triggers import backdoored
 from crfl.certification.certify import certify
 from crfl.cli.output import in_options, show
 from crfl.ensemble_run import EnsembleRun
 from crfl.errors import CertificateError, CertificateWarning
-from crfl.report.run import COUNTS, RADII, SAMPLES
+from crfl.report.run import COUNTS, DISTANCES, RADII, SAMPLES
 from crfl.report.saved import read_certificates
 from crfl.runs.certificates import save_certificate
 
@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     from crfl.data.federated import FederatedData, Split
     from crfl.run import TrainingRun
 
-SHOWN = {"radius": ("r", RADII), "malicious_clients": ("m", COUNTS), "poisoned_samples": ("q", SAMPLES)}
-"""By the kind of strength: its symbol, and which radii, numbers of clients or of samples the table shows."""
+SHOWN = {
+    "radius": ("r", RADII),
+    "malicious_clients": ("m", COUNTS),
+    "poisoned_samples": ("q", SAMPLES),
+    "distance": ("d", DISTANCES),
+}
+"""By the kind of strength: its symbol, and which strengths the table shows."""
 ENDLESS = "critical r, the largest certified radius, is inf: some predictions stand whatever the poisoned samples hold"
 
 
@@ -71,7 +76,12 @@ def certify_run(
 
 def _facts(run: TrainingRun) -> dict[str, Any]:
     """Accuracy and attack success of a run's model."""
-    facts: dict[str, Any] = {"accuracy": float(run.history["accuracy"].iloc[-1])}
+    last = run.history.iloc[-1]
+    facts: dict[str, Any] = {
+        "accuracy": float(last["accuracy"]),
+        "accuracy_of_always_the_most_frequent_class": float(last["majority_accuracy"]),
+        "share_of_the_most_frequent_prediction": float(last["top_prediction_share"]),
+    }
     if run.experiment.attack.active:
         facts["attack_success_rate"] = float(run.history["attack_success_rate"].iloc[-1])
         facts["highest_attack_success_rate_over_the_rounds"] = float(
@@ -82,7 +92,12 @@ def _facts(run: TrainingRun) -> dict[str, Any]:
 
 def _vote_facts(run: EnsembleRun, splits: dict[str, Split]) -> dict[str, Any]:
     """Accuracy and attack success of an ensemble's vote."""
-    facts: dict[str, Any] = {"accuracy": run.score(splits["clean"])}
+    clean = splits["clean"]
+    facts: dict[str, Any] = {
+        "accuracy": run.score(clean),
+        "accuracy_of_always_the_most_frequent_class": clean.majority_accuracy,
+        "share_of_the_most_frequent_prediction": sanity.share_of_top(run.predict(clean)),
+    }
     facts["accuracy_of_one_group"] = float(run.group_scores(splits["clean"]).mean())
     if "backdoored" in splits:
         split, target = splits["backdoored"], run.experiment.attack.target
@@ -92,8 +107,8 @@ def _vote_facts(run: EnsembleRun, splits: dict[str, Split]) -> dict[str, Any]:
 
 @contextmanager
 def quiet_certificates() -> Iterator[None]:
-    """Without the warnings that a certificate is no guarantee: the tables say so in labels and notes."""
-    with warnings.catch_warnings():
+    """Without the warnings that a certificate is no guarantee or means nothing: labels and notes of the tables say so."""
+    with warnings.catch_warnings(), sanity.quiet():
         warnings.simplefilter("ignore", CertificateWarning)
         yield
 

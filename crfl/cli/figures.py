@@ -45,6 +45,7 @@ def reproduce(
     from crfl.config.shipped import shipped
     from crfl.reproduction import Lab, report
     from crfl.sweeps import Cache
+    from crfl.wording import amount
 
     lab = Lab(Cache(out / "cache", jobs, device), shipped("configs"), tuple(range(seeds)), smoke, data)
     found = []
@@ -56,7 +57,7 @@ def reproduce(
             found.append(figure)
             for claim in figure.claims:
                 click.echo(f"{'holds' if claim.holds else 'FAILS'}  {figure.name}: {claim.text} ({claim.measured})")
-    about = f"{len(found)} figures, {len(lab.seeds)} seed(s), {'smoke test' if smoke else 'full'}."
+    about = f"{amount(len(found), 'figure')}, {amount(len(lab.seeds), 'seed')}, {'smoke test' if smoke else 'full'}."
     for name, reason in lab.missing.items():
         click.echo(f"left out: {reason}", err=True)
         about += f" Left out, because its data is missing: {name}."

@@ -9,11 +9,11 @@ import click
 
 from crfl.cli.plugins import load_plugin
 
-KINDS = ("margin", "published", "smoothing", "clients")
+KINDS = ("margin", "published", "smoothing", "clients", "distance")
 PRICES = ("clients", "poison")
 BOUNDS = ("hoeffding", "clopper_pearson", "exact")
 """Those of `crfl.certify` for one model, here because help does not wait for it (a test holds them equal)."""
-SAMPLED = ("published", "smoothing")
+SAMPLED = ("published", "smoothing", "distance")
 """Kinds that bound probabilities."""
 ANY_ROUND = ("margin", "smoothing")
 """Kinds that hold for an attack in an unknown round."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crfl import sanity
 from crfl.config import Features
 from crfl.data import arrays, checks, own, sources
 from crfl.data.content import content_digest
@@ -153,6 +154,9 @@ class FederatedData:
             DataError: If something does not fit, such as an input outside the declared domain.
             SettingsError: If the settings of the feature map do not fit.
 
+        Warns:
+            SanityWarning: Labels that do not start at 0, or have gaps, unless num_classes is given.
+
         Example:
             >>> import numpy as np
             >>> random = np.random.default_rng(0)
@@ -168,6 +172,8 @@ class FederatedData:
         shape = own.common_shape(inputs, shape, held_out, test_shape, input_shape)
         labels, test_labels = arrays.labels(y, len(inputs), "y"), arrays.labels(y_test, len(held_out), "y_test")
         factor, domain = own.scaling(scale, domain, inputs, held_out)
+        if num_classes is None:
+            sanity.warn(sanity.empty_classes(labels.numpy(), test_labels.numpy()))
         settings, function = own.feature_settings(features, public, whiten, norm)
         dealt = deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
         data = cls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def majority_accuracy(self) -> float:
+        """Accuracy of predicting the most frequent class for every sample; NaN without samples."""
+        return float(self.y.bincount().max()) / len(self) if len(self) else math.nan
 
     def take(self, rows: Sequence[int] | Tensor) -> Split:
         """The samples at the given rows."""

@@ -13,6 +13,7 @@ from crfl.errors import CrflError
 from crfl.pages import Block, Gallery, Heading, Paragraph, Table
 from crfl.report.images import sample_png
 from crfl.report.saved import SavedCertificate
+from crfl.wording import amount
 
 GALLERY = 10
 """Samples in each row of the gallery."""
@@ -67,11 +68,11 @@ def _sample(certificate: SavedCertificate, data: FederatedData, i: int) -> tuple
     lines = [said if said == true else f"{said} (is {true})"]
     if not certificate.abstained[i]:
         value = certificate.strength[i]
-        if certificate.strength_name == "radius":
-            lines.append("any content" if np.isinf(value) else f"r = {value:.3g}")
+        noun = {"malicious_clients": "client", "poisoned_samples": "sample"}.get(certificate.strength_name)
+        if noun is not None:
+            lines.append(amount(int(value), noun))
         else:
-            what = "client" if certificate.strength_name == "malicious_clients" else "sample"
-            lines.append(f"{value:g} {what}" + ("" if value == 1 else "s"))
+            lines.append("any content" if np.isinf(value) else f"{certificate.strength_name[0]} = {value:.3g}")
     assert data.input_shape is not None
     return sample_png(data.test_inputs[int(row["index"])].numpy(), data.input_shape, data.domain), "\n".join(lines)
 

@@ -16,9 +16,12 @@ from crfl.report.examples import sample_gallery, trigger_blocks
 from crfl.report.images import plot_png
 from crfl.report.saved import SavedCertificate
 from crfl.run import TrainingRun
+from crfl.wording import amount
 
 RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Radii of the tables, on the screen and in the report."""
+DISTANCES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Distances of parameters of the tables."""
 COUNTS = (0, 1, 2, 5, 10, 20, 50)
 """Numbers of malicious clients of the tables."""
 SAMPLES = (0, 1, 10, 50, 100, 500, 1000)
@@ -75,11 +78,6 @@ def run_report(
     return page(title, blocks)
 
 
-def amount(number: int, what: str) -> str:
-    """1 attacker, 2 attackers."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def _trained(run: TrainingRun, data: FederatedData) -> list[Block]:
     """What came of one model."""
     drawn = plots.training(run.history, [r.round for r in run.record.attack_rounds])
@@ -106,7 +104,7 @@ def _data_rows(data: FederatedData) -> dict[str, str]:
 
 
 def _majority(data: FederatedData) -> str:
-    return f"(always the most frequent class: {float(data.test.y.bincount().max()) / len(data.test):.4f})"
+    return f"(always the most frequent class: {data.test.majority_accuracy:.4f})"
 
 
 def _two_columns(rows: Mapping[str, str]) -> pd.DataFrame:
@@ -119,6 +117,7 @@ def _summary(run: TrainingRun, data: FederatedData) -> pd.DataFrame:
         **_data_rows(data),
         "rounds": str(len(run.record.rounds)),
         "accuracy at the end": f"{last['accuracy']:.4f} {_majority(data)}",
+        "most frequent prediction": f"{last['top_prediction_share']:.4f} of the test samples",
     }
     if attack.active and run.record.attack_rounds:
         success = run.history_since_attack["attack_success_rate"]
@@ -138,7 +137,8 @@ def _certified(certificates: Sequence[SavedCertificate]) -> list[Block]:
     blocks: list[Block] = [Heading("Certified accuracy")]
     if not certificates:
         return [*blocks, Paragraph("No certificate was saved with this run; the command crfl certify makes one.")]
-    for strength, at in (("radius", RADII), ("malicious_clients", COUNTS), ("poisoned_samples", SAMPLES)):
+    shown = {"radius": RADII, "malicious_clients": COUNTS, "poisoned_samples": SAMPLES, "distance": DISTANCES}
+    for strength, at in shown.items():
         mine = [c for c in certificates if c.strength_name == strength]
         if mine:
             blocks += [_picture(mine), Table(_table(mine, at))]
@@ -147,7 +147,7 @@ def _certified(certificates: Sequence[SavedCertificate]) -> list[Block]:
         Paragraph(
             "Certified accuracy: share of test samples that are predicted correctly and whose prediction no attack of "
             "that strength could have changed, as far as what the certificate rests on holds. Certified rate: the same, "
-            "right or wrong. A radius bounds the l2 norm of the change that a trigger makes to a training sample; "
+            "right or wrong; at 0 it counts all samples. A radius bounds the l2 norm of the change that a trigger makes to a training sample; "
             '"any" says that the poisoned samples may hold anything.'
         ),
     ]
@@ -169,7 +169,7 @@ def _table(certificates: Sequence[SavedCertificate], strengths: Sequence[float])
         ):
             about = {"certificate": _label(c), "test set": c.split}
             row: dict[str, object] = {**about, "certified": curve}
-            sign = "r" if c.strength_name == "radius" else "n"
+            sign = {"radius": "r", "distance": "d"}.get(c.strength_name, "n")
             row |= {f"{sign} = {s:g}": float(v) for s, v in zip(strengths, values, strict=True)}
             if c.strength_name == "radius":
                 row["any"] = float((np.isinf(c.strength) & (c.correct if curve == "accuracy" else True)).mean())

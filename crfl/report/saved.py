@@ -16,7 +16,7 @@ from crfl.certification.certificate import Certificate
 from crfl.errors import StoreError
 from crfl.runs.certificates import load_certificates
 
-STRENGTHS = ("radius", "malicious_clients", "poisoned_samples")
+STRENGTHS = ("radius", "malicious_clients", "poisoned_samples", "distance")
 SPLITS = ("clean", "backdoored")
 
 
@@ -81,7 +81,7 @@ class SavedCertificate:
 
     @property
     def strength_name(self) -> str:
-        """radius, malicious_clients or poisoned_samples"""
+        """One of STRENGTHS."""
         return next(name for name in STRENGTHS if name in self.frame)
 
     @property
@@ -115,7 +115,7 @@ class SavedCertificate:
 
 
 def read_certificates(folder: str | Path) -> tuple[SavedCertificate, ...]:
-    """The certificates that were saved with a run, by name.
+    """The certificates that were saved with a run: radii first, by name, of the clean test set before others.
 
     Args:
         folder: Of a finished run.
@@ -123,8 +123,9 @@ def read_certificates(folder: str | Path) -> tuple[SavedCertificate, ...]:
     Raises:
         StoreError: the folder holds no finished run, or a certificate in it is not what was written.
     """
-    found = sorted(load_certificates(folder).items())
-    return tuple(SavedCertificate.from_files(name, frame, about) for name, (frame, about) in found)
+    found = load_certificates(folder).items()
+    certificates = [SavedCertificate.from_files(name, frame, about) for name, (frame, about) in found]
+    return tuple(sorted(certificates, key=lambda c: (STRENGTHS.index(c.strength_name), c.title, SPLITS.index(c.split))))
 
 
 def _sentences(about: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from crfl import rng
+from crfl import rng, sanity
 from crfl.certification.certificate import Certificate
 from crfl.certification.certify import certify
 from crfl.certification.smoothing import VoteCounts, smooth
@@ -93,7 +93,11 @@ class Cache:
     def certify(self, run: TrainingRun, test: Split, **options: Any) -> Certificate:
         """`crfl.certify`, its votes taken from the cache or left there."""
         kind = options.get("kind", inspect.signature(certify).parameters["kind"].default)
-        if kind in ("published", "smoothing") and options.get("bounds") != "exact" and "votes" not in options:
+        if (
+            kind in ("published", "smoothing", "distance")
+            and options.get("bounds") != "exact"
+            and "votes" not in options
+        ):
             options["votes"] = self.votes(run, test)
         return certify(run, test, **options)
 
@@ -192,15 +196,16 @@ def _train(
 ) -> None:
     """One job of a sweep. A worker is a new process, which does not know the user's own functions."""
     fingerprint.register(functions)
-    train(
-        exp,
-        cache.data_of(exp),
-        benign=benign,
-        model=cache.model,
-        checkpoints=checkpoints,
-        resume_dir=folder,
-        device=cache.device,
-    )
+    with sanity.quiet():  # whoever sweeps says it once
+        train(
+            exp,
+            cache.data_of(exp),
+            benign=benign,
+            model=cache.model,
+            checkpoints=checkpoints,
+            resume_dir=folder,
+            device=cache.device,
+        )
 
 
 def _digest(value: Any) -> str:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from crfl import sanity
 from crfl.certification.certificate import Certificate
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.errors import SettingsError
 from crfl.run import TrainingRun
 from crfl.sweeps.cache import Cache
+from crfl.training import warn_of_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,7 +181,9 @@ def sweep(
         data = cache.data_of(run.experiment)
         split = data.test if test is None else test(run.experiment, data)
         labels.append(split.y.numpy())
-        certificates.append(cache.certify(run, split, **options))
+        with sanity.quiet():
+            certificates.append(cache.certify(run, split, **options))
+    warn_of_results(trained, len(labels[0]))
 
     def by_value(items: list[T]) -> tuple[tuple[T, ...], ...]:
         n = len(wanted)

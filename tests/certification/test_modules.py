@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+import crfl
 from crfl.certification import clopper_pearson, smoothing_budget
 from crfl.certification.smoothing import smooth
+from crfl.errors import CertificateError
 from crfl.models.module import ModuleModel
 from crfl.models.softmax import SoftmaxRegression
 
@@ -85,3 +87,49 @@ def test_budget_holds_for_a_network():
         moved = model.start + 0.04 * step / step.norm()
         other = smooth(model, moved, x, noise=0.3, samples=3000, generator=generator(9))
         assert (other.counts.argmax(axis=1) == bounds.prediction)[budget > 0.04].all()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    exp = crfl.Experiment().override({"server.rounds": 10, "smoothing.samples": 2000, "smoothing.test_samples": 100})
+    data = crfl.load_data(exp)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+    return crfl.train(exp, data, model=network), data
+
+
+def test_a_network_has_a_distance_in_one_call(trained):
+    run, data = trained
+    cert = crfl.certify(run, data, kind="distance")
+    assert cert.votes.samples == 2000
+    accuracy = cert.certified_accuracy(data.test.y, [0.0, cert.critical / 2, cert.critical * 1.01])
+    assert accuracy[0] >= accuracy[1] > accuracy[2] == 0
+    expected = smoothing_budget(cert.bounds.p_a, cert.bounds.p_b, noise=0.01)
+    np.testing.assert_allclose(cert.distance, np.where(cert.abstained, 0, expected), rtol=1e-6)
+    axes = crfl.plots.certified_accuracy({"network": (cert, data.test.y)})
+    assert "distance" in axes.get_xlabel()
+    assert "train_ensemble" in cert.guarantee.statement
+
+
+def test_no_closer_network_votes_otherwise(trained):
+    """Tried along the gradient of the margin, which is the worst direction of a nearly linear model."""
+    run, data = trained
+    cert = crfl.certify(run, data, kind="distance")
+    certified = np.flatnonzero(cert.distance > 0.5 * cert.critical)[:10]
+    for i in certified:
+        x = data.test.x[cert.indices[i]][None].to(run.params)
+        params = run.params.clone().requires_grad_(True)
+        logits = run.model.logits(params, x)[0]
+        others = [c for c in range(10) if c != cert.prediction[i]]
+        (gradient,) = torch.autograd.grad(logits[cert.prediction[i]] - logits[others].max(), params)
+        moved = run.params - 0.99 * cert.distance[i] * gradient / gradient.norm()
+        votes = smooth(run.model, moved, x, noise=0.01, samples=2000, generator=generator(9))
+        assert votes.counts.argmax() == cert.prediction[i]
+
+
+def test_what_a_network_has_not(trained):
+    run, data = trained
+    with pytest.raises(CertificateError, match=r"train_ensemble.*kind='distance'"):
+        crfl.certify(run, data)
+    with pytest.raises(CertificateError, match="softmax regression only"):
+        crfl.certify(run, data, kind="distance", bounds="exact")

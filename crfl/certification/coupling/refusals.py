@@ -60,7 +60,7 @@ def steps_too_long(record: TrainingRecord) -> list[str]:
             return [
                 f"local.learning_rate is {rates[i]:g} in round {round_.round}, above {limits[i]:.6g} = 2 / (beta + 2 "
                 f"weight_decay), beta = {smoothness[i]:.6g} bounding the Hessian of the batches of client "
-                f"{record.client_names[i]} (at most half of {feature_bound(record):.6g} squared, the largest norm of "
+                f"{record.client_names[i].removeprefix('client ')} (at most half of {feature_bound(record):.6g} squared, the largest norm of "
                 f"{'(x, 1)' if record.bias else 'x'}): a step can then drive two runs apart"
             ]
     return []

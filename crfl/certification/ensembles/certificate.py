@@ -102,8 +102,8 @@ def _num_groups(counts: IntArray) -> int:
 
 
 def _with_ensemble(rows: list[tuple[str, str]], text: str) -> list[tuple[str, str]]:
-    """The lines of a summary, with one on the ensemble instead of that on labels."""
-    return [("ensemble", text) if name == "accuracy" else (name, value) for name, value in rows]
+    """The lines of a summary, with one on the ensemble behind that on the guarantee."""
+    return [rows[0], ("ensemble", text), *rows[1:]]
 
 
 def _vote_columns(counts: IntArray, prediction: IntArray) -> dict[str, npt.NDArray[Any]]:

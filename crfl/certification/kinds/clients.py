@@ -7,6 +7,7 @@ import torch
 
 from crfl.certification import assumptions
 from crfl.certification.certificate import ClientCertificate
+from crfl.certification.coupling.advice import clients_advice
 from crfl.certification.coupling.clients import ClientScenario
 from crfl.certification.coupling.refusals import check_clients, failed_clients
 from crfl.certification.kinds.task import Run, Task, Test
@@ -47,7 +48,7 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     budget = lowered_budget(record, budget_before_clip(record, margin_budget(logits, norms)))
     scenario = ClientScenario(record)
     failed = len(failed_clients(record))
-    least = scenario.cost(failed)
+    least, found = scenario.cost(failed), np.maximum(scenario.max_clients(budget) - failed, 0)
     return ClientCertificate(
         kind="clients",
         prediction=logits.argmax(axis=1),
@@ -55,6 +56,6 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
         indices=task.indices,
         test_size=task.test_size,
         guarantee=assumptions.clients(record, slack=scenario.cost(0), failed=failed),
-        notes=assumptions.nothing_certified(None, 0.0, budget, least),
-        malicious_clients=np.maximum(scenario.max_clients(budget) - failed, 0),
+        notes=() if found.any() or not len(found) else (clients_advice(scenario, budget),),
+        malicious_clients=found,
     )

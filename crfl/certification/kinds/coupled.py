@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from crfl.certification import assumptions
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.bounds.votes import Method, ProbabilityBounds
+from crfl.certification.coupling.advice import advice
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.refusals import check_coupled
 from crfl.certification.kinds.task import Run, Task, Test, check_attack_round
@@ -126,6 +128,7 @@ def _coupled(
     scenario = CoupledScenario(record, before_clip=kind == "margin", any_round=any_round)
     budget = lowered_budget(record, budget)
     least = scenario.cost(0.0)
+    helps = partial(advice, record, budget, before_clip=scenario.before_clip, any_round=any_round)
     return RadiusCertificate(
         kind=kind,
         prediction=prediction,
@@ -133,7 +136,7 @@ def _coupled(
         indices=task.indices,
         test_size=task.test_size,
         guarantee=assumptions.coupled(record, any_round=any_round, slack=scenario.total_rounding, bounds=found),
-        notes=assumptions.nothing_certified(found, noise, budget, least),
+        notes=assumptions.nothing_certified(found, noise, budget, least, helps),
         radius=scenario.radius(budget),
         budget=budget,
         scenario=scenario,

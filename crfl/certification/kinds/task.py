@@ -70,17 +70,16 @@ class Task:
     test_size: int
 
     @classmethod
-    def of(cls, run: Run, test: Test, device: str | torch.device | None) -> Task:
-        """The rows that the settings ask for; CertificateError unless the model is linear and they fit it."""
+    def of(cls, run: Run, test: Test, device: str | torch.device | None, *, linear: bool = True) -> Task:
+        """The rows that the settings ask for; CertificateError unless they fit the model, and it is linear if it must."""
         if not hasattr(run, "record"):
             raise CertificateError(f"run: got {type(run).__name__}, expected a TrainingRun, such as crfl.train returns")
         record, x = run.record, features_of(test)
-        if not run.model.linear or any(r.start_spectral_norm is None for r in record.rounds):
+        if linear and (not run.model.linear or any(r.start_spectral_norm is None for r in record.rounds)):
             raise CertificateError(
-                f"the model is {record.model}: Lemma 1, the margin and the coupling argument hold for softmax "
-                "regression only. For other models: an ensemble; or votes by `smooth`, bounds on them, "
-                "`smoothing_budget` for the distance in parameter space that changes no vote, and `corollary1_radius` "
-                "with a Lipschitz constant of your own"
+                f"the model is {record.model}: Lemma 1, the margin, the coupling argument and exact probabilities hold for "
+                "softmax regression only. Any model is certified in an ensemble (crfl.train_ensemble); for a single one "
+                "kind='distance' says how far its parameters may move before a vote can change"
             )
         if run.model.bias != record.bias:
             raise CertificateError(f"model: got bias {run.model.bias}, expected {record.bias}, as on record")
@@ -176,6 +175,13 @@ def features_of(test: Any) -> Tensor:
         f"test: got {type(test).__name__}{shape}, expected a split of samples with features x (m, d), such as "
         "data.test, or FederatedData, whose test split is then certified"
     )
+
+
+def labels_of(test: Any) -> IntArray | None:
+    """Labels (m,) of test samples or of the test split of data; None if they have none."""
+    samples = getattr(test, "test", test)
+    y = getattr(samples, "y", None)
+    return y.cpu().numpy() if isinstance(y, Tensor) and len(y) == len(samples.x) else None
 
 
 def certified_rows(exp: Experiment, size: int) -> IntArray:
