@@ -111,7 +111,7 @@ def distance(num_params: int, noise: float, bounds: ProbabilityBounds) -> Guaran
 def clients(record: TrainingRecord, *, slack: float, failed: int = 0) -> Guarantee:
     """The certificate against clients that are malicious in every round; `failed` of them were dropped at times."""
     rounding = rounding_of(record)
-    beside = f", beside the {_count(failed, 'client')} whose updates were dropped" if failed else ""
+    beside = f", beside the {amount(failed, 'client')} whose updates were dropped" if failed else ""
     return Guarantee(
         f"each certified prediction stays whatever so many of the {len(record.client_sizes)} clients send, in every "
         f"round{beside}",
