@@ -37,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "layouts alone": functools.partial(pairs.pair, change=pairs.layouts_alone),
     "any content": functools.partial(pairs.pair, change=pairs.contents),
     "update clips, decay": functools.partial(pairs.pair, change=pairs.updates_clipped),
+    "extremes": functools.partial(pairs.pair, change=pairs.extremes),
     "another round": others.another_round,
     "more attackers or poison": others.other_numbers,
     "malicious clients": clients.throughout,

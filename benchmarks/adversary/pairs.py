@@ -137,3 +137,18 @@ def updates_clipped(rng: np.random.Generator, settings: Settings, data: crfl.Fed
     found: Settings = {"server.update_clip": schedule, "server.decay": decay, "local.weight_decay": 0.0}
     inverse = decay > 0 and rng.random() < 0.6
     return found | {"local.schedule": "inverse" if inverse else "constant", "attack.round": 1}
+
+
+def extremes(rng: np.random.Generator, settings: Settings, data: crfl.FederatedData) -> Settings:
+    """Factors, clip norms, noise and steps of any order of magnitude that a number can have."""
+    return {
+        "attack.scale": float(10 ** rng.uniform(-30, 38)),
+        "server.clip.start": float(10 ** rng.choice([rng.uniform(-300, -10), rng.uniform(-45, 40)])),
+        "server.clip.slope": 0.0,
+        "server.noise": float(rng.choice([0.0, 10 ** rng.uniform(-45, 20)])),
+        "local.learning_rate": settings["local.learning_rate"] * float(rng.choice([1.0, 10 ** rng.uniform(-40, 0)])),
+        "server.decay": 0.0,
+        "local.weight_decay": 0.0,
+        "local.schedule": "constant",
+        "server.update_clip": None if rng.random() < 0.5 else float(10 ** rng.uniform(-45, 40)),
+    }

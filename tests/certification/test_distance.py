@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from crfl.certification import sharp_lipschitz
 from crfl.certification._monotone import largest_below
+from crfl.certification.coupling.arithmetic import FLOAT64_UNIT
 from crfl.certification.coupling.clipping import clip_factor, clipped_distance
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.expansion import expansion
@@ -143,6 +145,33 @@ def test_clipping_contracts_real_vectors_as_claimed():
         if norm > rho:
             tightest = max(tightest, apart / bound)
     assert tightest > 0.9999
+
+
+def lemma7(distance, norm, rho):
+    """(5) with 60 digits."""
+    mpmath.mp.dps = 60
+    d, n, r = (mpmath.mpf(float(v)) for v in (distance, norm, rho))
+    if n <= r:
+        return d
+    if d**2 <= n**2 - r**2:
+        return min(d, r * mpmath.sqrt(2 * (1 - mpmath.sqrt(1 - (d / n) ** 2))))
+    return min(d, 2 * r if d >= n + r else mpmath.sqrt(r / n * (d**2 - (n - r) ** 2)))
+
+
+@pytest.mark.parametrize("share", [1e-300, 1e-22, 2.0**-53, 1e-15, 1e-8, 0.3, 1 - 1e-9])
+def test_clipping_to_any_share_of_the_norm_is_bounded_from_above(share):
+    """Around the places where the cases of (5) meet, which fall together if rho is a rounding of n."""
+    for n in (0.7, 1.0, 2.155e-1):
+        rho = share * n
+        places = np.array([rho, n - rho, math.sqrt((n - rho) * (n + rho)), n, n + rho, 2 * n, 1e-3 * n])
+        near = np.concatenate([places * (1 + k * FLOAT64_UNIT) for k in (-40, -2, -1, 0, 1, 2, 40)])
+        found, factor = clipped_distance(near, n, rho), clip_factor(near, n, rho)
+        for d, bound, f in zip(near.tolist(), found.tolist(), factor.tolist(), strict=True):
+            exact = lemma7(d, n, rho)
+            assert exact <= bound <= d
+            assert exact <= mpmath.mpf(f) * mpmath.mpf(d) * (1 + mpmath.mpf(2) ** -52)
+            if share > 1e-10:
+                assert bound <= exact * (1 + mpmath.mpf(10) ** -5) + mpmath.mpf(10) ** -7 * n
 
 
 def test_clipping_never_expands_and_rises_with_the_distance():

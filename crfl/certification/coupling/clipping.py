@@ -30,12 +30,12 @@ def clipped_distance(distance: FloatArray, norm: float, clip_norm: float) -> Flo
     rho, n = clip_norm, norm * (1 - 8 * FLOAT64_UNIT)
     if n <= rho:
         return distance
-    reached = np.minimum(distance * (1 + 8 * FLOAT64_UNIT), n + rho)  # beyond it, nothing grows
+    reached = np.minimum(distance * (1 + 8 * FLOAT64_UNIT), (n + rho) * (1 + 4 * FLOAT64_UNIT))  # beyond, nothing grows
     sine = np.minimum(reached / n, 1.0)
     chord = rho * sine * np.sqrt(2 / (1 + np.sqrt(1 - sine**2)))
-    inside = np.sqrt(rho / n * np.maximum(reached**2 - (n - rho) ** 2, 0.0))
+    inside = np.sqrt(rho / n * np.maximum((reached - (n - rho)) * (reached + (n - rho)), 0.0))
     tangent = (n - rho) * (n + rho) * (1 + 16 * FLOAT64_UNIT)  # at most so far, the chord is the larger of the two
-    found = np.where(reached**2 <= tangent, chord, inside) * (1 + 16 * FLOAT64_UNIT)
+    found = np.where(reached**2 <= tangent, np.maximum(chord, inside), inside) * (1 + 16 * FLOAT64_UNIT)
     return np.minimum(distance, np.minimum(found, 2 * rho))
 
 
