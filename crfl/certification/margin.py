@@ -56,7 +56,7 @@ def class_budgets(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatA
         raise CertificateError(f"logits: got shape {scores.shape}, expected (samples, classes), at least 2 classes")
     ahead = scores.max(axis=1, keepdims=True) - scores
     with np.errstate(divide="ignore", invalid="ignore"):
-        budget = np.where(ahead > 0, ahead / (math.sqrt(2) * norms[:, None]), 0.0)
+        budget = np.where(ahead > 0, ahead / (math.sqrt(2) * norms[..., None]), 0.0)
     np.put_along_axis(budget, scores.argmax(axis=1)[:, None], np.inf, axis=1)
     return budget
 
