@@ -11,7 +11,8 @@ import crfl
 from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
 from crfl.certification.coupling.distance import CoupledScenario
-from crfl.certification.ensembles.group_prices import poisoned_record
+from crfl.certification.ensembles.group_prices import client_prices, poisoned_record
+from crfl.certification.ensembles.prices import overturning_price
 from crfl.config import Ensemble
 from crfl.ensemble_run import choose_groups
 from crfl.errors import CertificateError, DataError, SettingsError, StoreError
@@ -393,6 +394,24 @@ def test_prices_in_clients(steady_ensemble, monkeypatch):
                     found = under_attack(exp, data, 3, attackers, attack)
                 stands = priced.malicious_clients >= m
                 np.testing.assert_array_equal(found[stands], priced.prediction[stands])
+
+
+def test_prices_by_class(steady_ensemble):
+    """The cheapest class costs what the group's own certificate says, the others no less; so the vote stands more."""
+    data, _, ensemble = steady_ensemble
+    least = []
+    for group in range(3):
+        run = ensemble.group_run(group)
+        found = crfl.certify(run, data, kind="clients")
+        prediction, price, _ = client_prices(run, data)
+        np.testing.assert_array_equal(prediction, found.prediction)
+        others = np.where(np.arange(CLASSES) == prediction[:, None], np.inf, price)
+        np.testing.assert_array_equal(others.min(axis=1), found.malicious_clients + 1)
+        assert (others.max(axis=1, where=np.isfinite(others), initial=0) > others.min(axis=1)).mean() > 0.5
+        least.append(others.min(axis=1))
+    by_class = crfl.certify(ensemble, data, prices="clients")
+    by_group = overturning_price(ensemble.votes(data.test), np.stack(least, axis=1), CLASSES)
+    assert (by_class.price >= by_group).all()
 
 
 UNEVEN = tuple(range(3, 15)) * 3

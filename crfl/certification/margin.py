@@ -43,13 +43,22 @@ def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatA
         >>> margin_budget([[2.0, 0.0, 1.0], [1.0, 1.0, 0.0]], [1.0, 2.0]).round(4)
         array([0.7071, 0.    ])
     """
+    return class_budgets(logits, feature_norms).min(axis=1)
+
+
+def class_budgets(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatArray:
+    """(l_a - l_b) / (sqrt(2) ||x~||) for each class b: no closer linear model has the top class b; (m, C).
+
+    inf for the top class itself. `margin_budget` is the smallest of them.
+    """
     scores, norms = finite("logits", logits), nonnegative("feature_norms", feature_norms)
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise CertificateError(f"logits: got shape {scores.shape}, expected (samples, classes), at least 2 classes")
-    top = np.partition(scores, -2, axis=1)
+    ahead = scores.max(axis=1, keepdims=True) - scores
     with np.errstate(divide="ignore", invalid="ignore"):
-        budget: FloatArray = (top[:, -1] - top[:, -2]) / (math.sqrt(2) * norms)
-    return np.where(top[:, -1] > top[:, -2], budget, 0.0)
+        budget = np.where(ahead > 0, ahead / (math.sqrt(2) * norms[..., None]), 0.0)
+    np.put_along_axis(budget, scores.argmax(axis=1)[:, None], np.inf, axis=1)
+    return budget
 
 
 def smoothing_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:

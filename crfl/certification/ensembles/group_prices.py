@@ -14,10 +14,10 @@ from crfl.certification import assumptions
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.certificate import Guarantee
 from crfl.certification.coupling.distance import CoupledScenario
-from crfl.certification.coupling.refusals import check_coupled, failed_clients
-from crfl.certification.kinds.clients import certify_clients
+from crfl.certification.coupling.refusals import check_clients, check_coupled, failed_clients
+from crfl.certification.kinds.clients import clients_guarantee, tolerated_clients
 from crfl.certification.kinds.task import Run, Task, Test
-from crfl.certification.margin import lowered_budget, margin_budget
+from crfl.certification.margin import budget_before_clip, class_budgets, lowered_budget
 from crfl.errors import CertificateError
 from crfl.progress import bar
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord, poison_ratios
@@ -63,7 +63,7 @@ def price_groups(
         progress: Show a bar.
 
     Returns:
-        `votes` (m, G), `prices` (m, G) and `group_guarantee`; for poison also `num_samples`.
+        `votes` (m, G), `prices` (m, G, C) and `group_guarantee`; for poison also `num_samples`.
 
     Raises:
         CertificateError: no group has a certificate of its own; the reason is that of the first.
@@ -76,8 +76,8 @@ def price_groups(
             vote, cost, guarantee = price(run, test, device)
             found.append(guarantee)
         except CertificateError as error:
-            vote = Task.of(run, test, device).linear()[0].argmax(axis=1)  # raises for models of no margin
-            cost = np.ones(len(vote))
+            logits = Task.of(run, test, device).linear()[0]  # raises for models of no margin
+            vote, cost = logits.argmax(axis=1), np.ones(logits.shape)
             refused.append(str(error))
         samples += sum(run.record.client_sizes)
         votes.append(vote)
@@ -90,20 +90,24 @@ def price_groups(
 
 
 def client_prices(run: Run, test: Test, device: str | torch.device | None = None) -> Priced:
-    """Predictions (m,), how many malicious clients it takes to change each, and why; inf if all of them do not.
+    """Predictions (m,), how many malicious clients it takes to turn each to each class (m, C), and why.
+
+    inf where all clients of the run do not suffice.
 
     Raises:
         CertificateError: as `certify_clients`.
     """
-    found = certify_clients(run, test, device=device)
-    tolerated = np.where(found.abstained, 0, found.malicious_clients)
+    task = Task.of(run, test, device)
+    check_clients(run.record)
+    prediction, budget = _class_budgets(task)
+    tolerated, least = tolerated_clients(run.record, budget)
     others = len(run.record.client_sizes) - len(failed_clients(run.record))
-    price = np.where(~found.abstained & (tolerated >= others), np.inf, tolerated + 1.0)
-    return found.prediction, price, found.guarantee
+    price = np.where((least < budget) & (tolerated >= others), np.inf, tolerated + 1.0)
+    return prediction, price, clients_guarantee(run.record)
 
 
 def poison_prices(run: Run, test: Test, device: str | torch.device | None = None) -> Priced:
-    """Predictions (m,), how many poisoned samples of any content it takes to change each, and why.
+    """Predictions (m,), how many poisoned samples of any content it takes to turn each to each class (m, C), and why.
 
     The samples may be those of any clients of the run, in one unknown round. inf where even all samples change nothing.
 
@@ -114,17 +118,22 @@ def poison_prices(run: Run, test: Test, device: str | torch.device | None = None
     if record.attack_rounds:
         raise CertificateError("prices 'poison' are about clean runs: got attackers on record, expected none")
     check_coupled(record)
-    logits, norms = task.linear()
-    last = record.rounds[-1]
-    budget = margin_budget(logits, norms) * max(1.0, last.pre_clip_norm / last.clip_norm)
-    budget = lowered_budget(record, budget)
-    price, total = np.ones(len(budget)), sum(record.client_sizes)
+    prediction, budget = _class_budgets(task)
+    price, total = np.ones(budget.shape), sum(record.client_sizes)
+    most = budget.max(initial=0.0, where=np.isfinite(budget))
     for count in _counts(total):
         cost = CoupledScenario(poisoned_record(record, count), before_clip=True, any_round=True).cost(math.inf)
-        if not (cost < budget).any():
+        if not cost < most:
             break
         price[cost < budget] = np.inf if count == total else count + 1
-    return logits.argmax(axis=1), price, _poison_guarantee(record)
+    return prediction, price, _poison_guarantee(record)
+
+
+def _class_budgets(task: Task) -> tuple[IntArray, FloatArray]:
+    """Predictions (m,), and how far a model must be away to turn each to each class, (m, C)."""
+    logits, norms = task.linear()
+    record = task.run.record
+    return logits.argmax(axis=1), lowered_budget(record, budget_before_clip(record, class_budgets(logits, norms)))
 
 
 def poisoned_record(record: TrainingRecord, samples: int) -> TrainingRecord:

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 from crfl.certification import assumptions
-from crfl.certification.certificate import ClientCertificate
+from crfl.certification._checks import FloatArray, IntArray
+from crfl.certification.certificate import ClientCertificate, Guarantee
 from crfl.certification.coupling.advice import clients_advice
 from crfl.certification.coupling.clients import ClientScenario
 from crfl.certification.coupling.refusals import check_clients, failed_clients
 from crfl.certification.kinds.task import Run, Task, Test
 from crfl.certification.margin import budget_before_clip, lowered_budget, margin_budget
+from crfl.record import TrainingRecord
 
 
 def certify_clients(run: Run, test: Test, *, device: str | torch.device | None = None) -> ClientCertificate:
@@ -46,16 +48,29 @@ def certify_clients(run: Run, test: Test, *, device: str | torch.device | None =
     check_clients(record)
     logits, norms = task.linear()
     budget = lowered_budget(record, budget_before_clip(record, margin_budget(logits, norms)))
-    scenario = ClientScenario(record)
-    failed = len(failed_clients(record))
-    least, found = scenario.cost(failed), np.maximum(scenario.max_clients(budget) - failed, 0)
+    tolerated, least = tolerated_clients(record, budget)
     return ClientCertificate(
         kind="clients",
         prediction=logits.argmax(axis=1),
         abstained=~(least < budget),
         indices=task.indices,
         test_size=task.test_size,
-        guarantee=assumptions.clients(record, slack=scenario.cost(0), failed=failed),
-        notes=() if found.any() or not len(found) else (clients_advice(scenario, budget),),
-        malicious_clients=found,
+        guarantee=clients_guarantee(record),
+        notes=() if tolerated.any() or not len(tolerated) else (clients_advice(ClientScenario(record), budget),),
+        malicious_clients=tolerated,
     )
+
+
+def tolerated_clients(record: TrainingRecord, budget: FloatArray) -> tuple[IntArray, float]:
+    """How many clients may send anything, beside those who failed, within each budget; and the cost of none.
+
+    Where that cost is no less than the budget nothing is known, and the number is 0.
+    """
+    scenario, failed = ClientScenario(record), len(failed_clients(record))
+    most = scenario.max_clients(budget.ravel()).reshape(budget.shape)
+    return np.maximum(most - failed, 0), scenario.cost(failed)
+
+
+def clients_guarantee(record: TrainingRecord) -> Guarantee:
+    """What it says, and what it rests on."""
+    return assumptions.clients(record, slack=ClientScenario(record).cost(0), failed=len(failed_clients(record)))
