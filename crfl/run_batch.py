@@ -260,4 +260,4 @@ def _check_alike(experiments: Sequence[Experiment], benign: Sequence[bool]) -> N
         )
     for key in SHARED:
         if len({attrgetter(key)(exp) for exp in experiments}) > 1:
-            raise SettingsError([f"{key}: runs that train together must share it"])
+            raise SettingsError([f"{key}: got different values, expected the same in all runs that train together"])

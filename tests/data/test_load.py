@@ -182,7 +182,6 @@ def test_missing_files(tmp_path):
         load_data(settings(tmp_path), download=False)
 
 
-@pytest.mark.slow
 def test_a_broken_download_leaves_nothing_and_a_whole_one_is_read(tmp_path, mirror):
     first, _, third, _ = sorted(mirror.iterdir())
     target, whole = tmp_path / "target", third.read_bytes()

@@ -157,7 +157,6 @@ def test_a_changed_csv_is_never_served_from_a_stale_cache(folder):
     assert same(load_table(path), before)
 
 
-@pytest.mark.slow
 def test_other_code_makes_the_cache_anew(folder, tmp_path_factory):
     load_table(folder / "loan.csv")
     other = tmp_path_factory.mktemp("other")
