@@ -72,7 +72,7 @@ def train_partitions(data: FederatedData, partitions: int, seed: int) -> Ensembl
     Example:
         >>> import crfl
         >>> train_partitions(crfl.load_data(crfl.Experiment()), partitions=28, seed=0)
-        EnsembleRun(digits: 28 disjoint groups of 1 of 28 clients, softmax regression, 40 rounds)
+        EnsembleRun(custom: 28 disjoint groups of 1 of 28 clients, softmax regression, 40 rounds)
     """
     parts, squared = deal_samples(data, partitions, seed), norm_bound(data) ** 2
     exp = Experiment(seed=seed).override(
