@@ -38,7 +38,7 @@ def figures(lab: Lab) -> list[Figure]:
         sound = "The same runs under the certificate of the margins, which is sound."
         found += [
             Figure(f"figure8-{name}", title, (panels[0],), claims, about, caption),
-            Figure(f"figure8-{name}-sound", f"{title} (sound)", (panels[1],), (), about, sound),
+            Figure(f"figure8-{name}-sound", f"{title}: sound certificate", (panels[1],), (), about, sound),
         ]
     return found
 

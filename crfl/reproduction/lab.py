@@ -157,7 +157,7 @@ def sweep_figures(
     if sound:
         margin = sweep_panel(lab.sweep(exp, key, values, kind="margin"), label)
         caption = f"The same runs under the certificate of the margins, which is sound{seeds}."
-        figures.append(Figure(f"{stem}-sound", f"{title}, {data} (sound)", (margin,), (), settings, caption))
+        figures.append(Figure(f"{stem}-sound", f"{title}, {data}: sound certificate", (margin,), (), settings, caption))
     return figures
 
 
@@ -173,12 +173,11 @@ def sweep_panel(found: Sweep, label: Callable[[Any], str], rate: bool = False) -
 
 
 def _kind(certificates: Sequence[Certificate]) -> str:
-    """What the certificates are called in pictures: sound, or not a guarantee for one of these runs."""
+    """What the certificates are called in pictures, and whether they are no guarantee for one of these runs."""
     broken = [c for c in certificates if not c.guarantee.holds]
     if broken:
         return broken[0].label
-    kind = certificates[0].kind
-    return kind if kind == "published" else f"{kind} (sound)"
+    return certificates[0].kind
 
 
 def _largest(found: Sweep) -> float:
