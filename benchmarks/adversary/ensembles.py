@@ -38,9 +38,8 @@ def malicious(rng: np.random.Generator) -> Outcome | None:
         cert = crfl.certify(clean, data.test, prices="clients" if priced else None)
     except CertificateError:
         return None
-    prices = (
-        price_groups(clean, data.test, "clients")["prices"] if priced else np.ones((len(data.test), len(clean.groups)))
-    )
+    shape = len(data.test), len(clean.groups), data.num_classes
+    prices = price_groups(clean, data.test, "clients")["prices"] if priced else np.ones(shape)
     number, row = chosen(rng, cert.malicious_clients)
     attackers = _cheapest(clean, data, row, prices[row])[:number]
     if not attackers:
@@ -123,8 +122,9 @@ def _cheapest(ensemble: crfl.EnsembleRun, data: crfl.FederatedData, row: int, pr
     """Clients in the order in which they do most harm to the vote for a sample: all that a group costs, group by group."""
     votes = ensemble.votes(data.test.x[row : row + 1])[0]
     winner = np.bincount(votes, minlength=data.num_classes).argmax()
-    order = [g for g in np.argsort(prices, kind="stable") if votes[g] == winner]
-    first = [int(c) for g in order for c in ensemble.groups[g][: int(min(prices[g], len(ensemble.groups[g])))]]
+    cheapest = np.where(np.arange(data.num_classes) == votes[:, None], np.inf, prices).min(axis=1)  # (G,)
+    order = [g for g in np.argsort(cheapest, kind="stable") if votes[g] == winner]
+    first = [int(c) for g in order for c in ensemble.groups[g][: int(min(cheapest[g], len(ensemble.groups[g])))]]
     return [*first, *(c for c in range(len(data.shards)) if c not in first)]
 
 
