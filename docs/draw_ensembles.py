@@ -45,7 +45,7 @@ def main() -> None:
         ax.grid(alpha=0.3)
     crfl.plots.share_legend(figure)
     axes[0].set_ylabel("certified accuracy")
-    figure.supxlabel("malicious clients of 1,000, in every round")
+    axes[1].set_xlabel("malicious clients of 1,000, in every round")
     figure.savefig(Path(__file__).parent / "images" / "ensembles-mnist.png", dpi=130)
 
 
