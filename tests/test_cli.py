@@ -354,7 +354,7 @@ def test_certify_against_an_attack_in_any_round(call, finished):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--bounds", "exact"], "--bounds is for --kind published and smoothing"),
+        (["--bounds", "exact"], "--bounds is for --kind published, smoothing, distance"),
         (["--kind", "published", "--attack-round", "any"], "--attack-round any is for --kind margin and smoothing"),
     ],
 )

@@ -124,11 +124,13 @@ def test_bytes_are_scaled_by_themselves_and_nothing_is_said():
 
 
 def test_layers_in_eval_mode(good):
+    torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 4))
     texts, _ = said(lambda: crfl.train(custom(**{"local.learning_rate": 0.5}), good, model=network))
-    assert [text.split(":")[0] for text in texts] == ["model (0)", "model (3)"]
+    assert [text.split(":")[0] for text in texts if text.startswith("model")] == ["model (0)", "model (3)"]
     plain = nn.Sequential(nn.GroupNorm(2, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-    assert said(lambda: crfl.train(custom(**{"local.learning_rate": 0.5}), good, model=plain))[0] == []
+    texts, _ = said(lambda: crfl.train(custom(**{"local.learning_rate": 0.5}), good, model=plain))
+    assert not any(text.startswith("model") for text in texts)
     texts, _ = said(lambda: crfl.train_ensemble(custom(**{"attack.round": None}), good, groups=5, model=network))
     assert len(texts) == 2
 

@@ -123,7 +123,7 @@ folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False
 def check_options(kind: str, bounds: str | None, attack_round: str, prices: str | None = None) -> dict[str, Any]:
     """The options of `crfl.certify`; UsageError if one is not of this kind."""
     if bounds is not None and kind not in SAMPLED:
-        raise click.UsageError(f"--bounds is for --kind {' and '.join(SAMPLED)}; {kind} needs no probabilities")
+        raise click.UsageError(f"--bounds is for --kind {', '.join(SAMPLED)}; {kind} needs no probabilities")
     if attack_round == "any" and kind not in ANY_ROUND:
         raise click.UsageError(f"--attack-round any is for --kind {' and '.join(ANY_ROUND)}, not for {kind}")
     if prices is not None and kind != "ensemble":

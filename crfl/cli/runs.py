@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Train under attack, certify and plot.
 
-    CONFIG is a YAML file, or the name of settings that ship with crfl: digits, mnist, emnist, loan, loan-sample.
+    CONFIG is a YAML file, or the name of settings that ship with crfl: digits, mnist, emnist, emnist-sample, loan, loan-sample.
     With ensemble.groups it trains a model for each group of clients, and certifies their vote.
 
     \b

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crfl.cli import options
+from crfl.wording import amount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,14 +105,26 @@ def _means(frame: pd.DataFrame, found: Sweep) -> pd.DataFrame:
 
 
 def _notes(found: Sweep) -> tuple[str, ...]:
-    """Where nothing is guaranteed, and what infinity means."""
+    """Where nothing is guaranteed or certified, and what infinity means."""
     from crfl.cli.certificates import ENDLESS
     from crfl.cli.output import in_options
 
     certificates = [certificate for group in found.certificates for certificate in group]
     broken = [f"{c.label}: {in_options(c.guarantee.broken[0])}" for c in certificates if c.guarantee.broken]
     endless = [ENDLESS] if any(math.isinf(c.critical) for c in certificates) else []
-    return tuple(dict.fromkeys([*broken, *endless]))
+    little = [
+        f"{_point(found, value)}: {in_options(group[0].notes[0])}"
+        for value, group in zip(found.values, found.certificates, strict=True)
+        if group[0].notes
+    ]
+    more = [f"the notes on {amount(len(little) - 1, 'other value')} are left out"] if len(little) > 1 else []
+    return tuple(dict.fromkeys([*broken, *endless, *little[:1], *more]))
+
+
+def _point(found: Sweep, value: Any) -> str:
+    """A value, or a value of each of several settings, with the settings."""
+    each = value if len(found.keys) > 1 else (value,)
+    return ", ".join(f"{k} = {v}" for k, v in zip(found.keys, each, strict=True))
 
 
 def _draw(found: Sweep, out: Path) -> Path:
@@ -122,9 +135,5 @@ def _draw(found: Sweep, out: Path) -> Path:
     certificates = [certificate for group in found.certificates for certificate in group]
     grid = strengths(certificates)
     heights = found.certified_accuracy(grid)
-    several = len(found.keys) > 1
-    lines = {
-        ", ".join(f"{k} = {v}" for k, v in zip(found.keys, value if several else (value,), strict=True)): (grid, ys)
-        for value, ys in zip(found.values, heights, strict=True)
-    }
+    lines = {_point(found, value): (grid, ys) for value, ys in zip(found.values, heights, strict=True)}
     return files.save_plot(out, "sweep", plots.curves(lines, strength_label(certificates), "certified accuracy"))

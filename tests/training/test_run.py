@@ -85,9 +85,15 @@ def test_softmax_regression_becomes_a_linear_layer(data):
 
 def test_it_introduces_itself(data):
     run, benign = crfl.train_pair(EXP.override({"attack.clients": 2}), data)
-    accuracy = run.columns["accuracy"][-1]
-    assert repr(run) == f"TrainingRun(custom: 3 clients, 3 rounds, 2 attacker(s), accuracy {accuracy:.4f})"
-    assert "2 attacker(s), benign counterpart" in repr(benign)
+    accuracy, top = run.columns["accuracy"][-1], run.columns["top_prediction_share"][-1]
+    majority = data.test.majority_accuracy
+    assert repr(run) == (
+        f"TrainingRun(custom: 3 clients, 3 rounds, 2 attackers; accuracy {accuracy:.4f}, always the most frequent class "
+        f"{majority:.4f}, share of the most frequent prediction {top:.4f})"
+    )
+    predicted = np.bincount(run.predict(data.test.x))
+    assert top == pytest.approx(predicted.max() / predicted.sum())
+    assert "2 attackers, benign counterpart" in repr(benign)
     assert "no attack" in repr(crfl.train(EXP.override({"attack.round": None}), data))
 
 
