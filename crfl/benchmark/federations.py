@@ -55,7 +55,9 @@ def federation(data_name: str, threat: str, seed: int) -> Experiment:
         raise SettingsError([f"data: got {data_name!r}, expected one of {', '.join(DATA_SETS)}"])
     known = DATA_SETS[data_name]
     exp = Experiment.named(known.recipe).override({"seed": seed})
-    return exp.override({"data.clients": known.many, "attack.round": None}) if threat in MANY_CLIENTS else exp
+    if threat not in MANY_CLIENTS:
+        return exp
+    return exp.override({"data.clients": known.many, "attack.round": None, "local.keep_last_batch": True})
 
 
 def load_task(data_name: str, threat: str, seed: int, smoke: bool = False) -> Task:
