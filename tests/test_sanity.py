@@ -124,6 +124,7 @@ def test_bytes_are_scaled_by_themselves_and_nothing_is_said():
 
 
 def test_layers_in_eval_mode(good):
+    torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 4))
     texts, _ = said(lambda: crfl.train(custom(**{"local.learning_rate": 0.5}), good, model=network))
     assert [text.split(":")[0] for text in texts] == ["model (0)", "model (3)"]

@@ -86,8 +86,8 @@ def test_softmax_regression_becomes_a_linear_layer(data):
 def test_it_introduces_itself(data):
     run, benign = crfl.train_pair(EXP.override({"attack.clients": 2}), data)
     accuracy = run.columns["accuracy"][-1]
-    assert repr(run) == f"TrainingRun(custom: 3 clients, 3 rounds, 2 attacker(s), accuracy {accuracy:.4f})"
-    assert "2 attacker(s), benign counterpart" in repr(benign)
+    assert repr(run).startswith(f"TrainingRun(custom: 3 clients, 3 rounds, 2 attackers; accuracy {accuracy:.4f}")
+    assert "2 attackers, benign counterpart" in repr(benign)
     assert "no attack" in repr(crfl.train(EXP.override({"attack.round": None}), data))
 
 
