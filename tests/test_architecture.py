@@ -160,3 +160,10 @@ def test_public_names_exist():
         assert getattr(crfl, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         crfl.nonsense  # noqa: B018
+
+
+def test_the_slow_tests_exist():
+    tests = Path(__file__).parent
+    for entry in (tests / "slow.txt").read_text().split():
+        file, _, name = entry.partition("::")
+        assert f"def {name}" in (tests / file).read_text(), entry

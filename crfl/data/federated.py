@@ -173,6 +173,7 @@ class FederatedData:
         labels, test_labels = arrays.labels(y, len(inputs), "y"), arrays.labels(y_test, len(held_out), "y_test")
         factor, domain = own.scaling(scale, domain, inputs, held_out)
         if num_classes is None:
+            num_classes = arrays.number_of_classes(labels, test_labels)  # refuses labels too large to count below
             sanity.warn(sanity.empty_classes(labels.numpy(), test_labels.numpy()))
         settings, function = own.feature_settings(features, public, whiten, norm)
         dealt = deal(labels, clients, partition, dirichlet_alpha, shards, settings.public, seed)
@@ -182,7 +183,7 @@ class FederatedData:
             labels,
             dealt.shards,
             Split(held_out.float() * factor, test_labels),
-            arrays.number_of_classes(labels, test_labels) if num_classes is None else num_classes,
+            num_classes,
             factor,
             tuple(client_names) or dealt.names,
             tuple(class_names),
