@@ -36,7 +36,7 @@ ASSUMPTIONS = (
     "Confidence 99.9 % for each test sample; the guarantee is of the expected vote over trainings, not of one model.",
     "The attacker has no influence on the feature map.",
 )
-ROUNDS, CLIP, NOISE, RATE = 10, 1.0, 0.05, 1e3
+ROUNDS, CLIP, NOISE, RATE = 10, 1.0, 0.02, 1e3
 """T; S; the noise of all rounds together in units of S, T times over; the clients' rate, so large that S sets the step."""
 TRAININGS, ATTACKED, SMOKE, ALPHA = 500, 100, 100, 0.001
 """Trainings that vote, those under an attack, those of a smoke run; error level."""
@@ -52,7 +52,7 @@ def user_mu(data: FederatedData) -> float:
     Example:
         >>> import crfl
         >>> user_mu(crfl.load_data(crfl.Experiment()))  # ten clients
-        4.0
+        10.0
     """
     return 2 * max(data.sizes) / sum(data.sizes) / NOISE
 
