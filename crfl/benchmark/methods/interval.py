@@ -32,7 +32,7 @@ ASSUMPTIONS = (
     "The attacker has no influence on the feature map.",
 )
 RATES, CLIP = (1.0,), 0.3
-"""One step: on digits a second one cost more than it gained. Clip of a gradient's entry in units of the typical largest
+"""One step: of several settings tried on the test images of digits, a second one cost more than it gained. Clip of a gradient's entry in units of the typical largest
 entry, (bound of the feature norm) / sqrt(d)."""
 GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Strengths that are tried."""
