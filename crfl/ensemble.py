@@ -19,7 +19,7 @@ from crfl.errors import SettingsError
 from crfl.models import Model
 from crfl.progress import bar
 from crfl.run_batch import RunBatch
-from crfl.runs.resume import train_groups_in
+from crfl.runs.resume import train_in
 from crfl.training import warn_of_inputs
 
 IntArray = npt.NDArray[np.int64]
@@ -86,7 +86,9 @@ def train_ensemble(
     batch = RunBatch.of([exp] * len(members), data, model=model, groups=members)
     warn_of_inputs(batch)
     if resume_dir is not None:
-        return train_groups_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
+        found = train_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
+        assert isinstance(found, EnsembleRun)  # as the batch has groups
+        return found
     state = batch.start()
     rounds = batch.rounds(state, device, engine)
     for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007

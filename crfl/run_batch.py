@@ -28,8 +28,9 @@ from crfl.engines.base import local_steps
 from crfl.ensemble_run import EnsembleRun
 from crfl.errors import InvalidUpdateWarning, SettingsError, TrainingError
 from crfl.evaluation import Evaluation
+from crfl.finish import finished_run
 from crfl.models import Model, make_model
-from crfl.run import TrainingRun, finished_run
+from crfl.run import TrainingRun
 from crfl.schedule import Schedule
 from crfl.server import norm
 from crfl.state import TrainingState

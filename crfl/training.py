@@ -74,6 +74,7 @@ def train(
         batch = RunBatch.of([exp], data, [benign], model, checkpoints)
         warn_of_inputs(batch)
         run = train_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
+        assert isinstance(run, TrainingRun)  # as the batch has no groups
         warn_of_results([run], len(data.test))
         return run
     runs = train_many(

@@ -33,6 +33,7 @@ ORDER = [
     "record",
     "state",
     "run",
+    "finish",
     "ensemble_run",
     "evaluation",
     "engines",

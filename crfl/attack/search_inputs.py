@@ -74,9 +74,7 @@ def optimised_poison(
         >>> image.shape, bool(((image >= 0) & (image <= 1)).all())
         (torch.Size([64]), True)
     """
-    if not len(rows):
-        raise DataError("rows: got none, expected training samples at which the search starts")
-    start = data.input_features(torch.as_tensor(list(rows))).float()
+    start = _inputs(data, rows)
     labels = _pushes(data, model, params, direction, start).argmax(1, keepdim=True)
     best, gain = start.clone(), torch.full((len(start),), -torch.inf, dtype=torch.float64)
     images = start
@@ -128,9 +126,7 @@ def optimised_trigger(
         >>> bool(0.49 < delta.norm() <= 0.5 + 1e-6)
         True
     """
-    if not len(rows):
-        raise DataError("rows: got none, expected the training samples that get the trigger")
-    clean = data.input_features(torch.as_tensor(list(rows))).float()
+    clean = _inputs(data, rows)
     label = int(_pushes(data, model, params, direction, clean).mean(0).argmax())
     delta, best, most = torch.zeros(clean.shape[1]), torch.zeros(clean.shape[1]), -torch.inf
     for step in range(steps + 1):
@@ -142,6 +138,13 @@ def optimised_trigger(
         delta = (delta + 2 * norm / (1 + step) ** 0.5 * slope / slope.norm().clamp_min(1e-12)).detach()
         delta = delta * (norm / delta.norm().clamp_min(norm))
     return best, label
+
+
+def _inputs(data: FederatedData, rows: Sequence[int]) -> Tensor:
+    """The inputs (m, d_in) of training samples; DataError without any."""
+    if not len(rows):
+        raise DataError("rows: got none, expected training samples")
+    return data.input_features(torch.as_tensor(list(rows)))
 
 
 def _pushes(data: FederatedData, model: SoftmaxRegression, params: Tensor, direction: Tensor, inputs: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ THREATS = {
             "trigger",
             "In one known round one client plants a trigger of norm r in 5 % of each of its batches, labels them as it "
             "likes and scales its update by 10.",
-            "l2 norm of the trigger in the inputs (pixels from 0 to 1)",
+            "l2 norm of the trigger, in the units of the inputs",
             (0.1, 0.5, 1, 2),
         ),
         Threat(

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,16 +102,8 @@ def compare(
     with bar(total=len(jobs), desc="comparison", unit="result", shown=progress) as shown:
         for entry, data_name, seed in jobs:
             shown.set_postfix_str(f"{entry.name}, {data_name}, seed {seed}")
-            path, key = (
-                result_path(Path(out), entry.threat, entry.name, data_name, seed),
-                _key(entry, data_name, seed, smoke),
-            )
             try:
-                result = _known(path, key)
-                if result is None:
-                    result = judge(entry, loaded.task(data_name, entry.threat, seed))
-                    write_result(path, result, key)
-                results.append(result)
+                results.append(_result(entry, data_name, seed, Path(out), loaded))
             except CrflError as error:
                 failures.append(f"{entry.threat}: {entry.name} on {data_name}, seed {seed}: {error}")
             shown.update()
@@ -164,11 +157,11 @@ def _attacked(entry: Entry, task: Task, strength: float) -> npt.NDArray[np.int64
 class _Loaded:
     """The federation that was loaded last: the next entry most often wants the same."""
 
-    def __init__(self, smoke: bool) -> None:
-        self.smoke, self.key, self.last = smoke, None, None
+    key: tuple[str, bool, int] | None = None
+    last: Task | None = None
 
-    key: tuple[str, bool, int] | None
-    last: Task | None
+    def __init__(self, smoke: bool) -> None:
+        self.smoke = smoke
 
     def task(self, data_name: str, threat: str, seed: int) -> Task:
         """The federation on which a threat is tried."""
@@ -203,12 +196,16 @@ def _check_outcome(entry: Entry, outcome: Outcome, labels: Any, classes: int) ->
         raise CrflError(f"prediction: got classes {found.min()} to {found.max()}, expected 0 to {classes - 1}")
 
 
-def _known(path: Path, key: str) -> Result | None:
-    """The result that is there already; a damaged file is as good as none."""
-    try:
-        return read_result(path, key)
-    except DamagedFileError:
-        return None
+def _result(entry: Entry, data_name: str, seed: int, out: Path, loaded: _Loaded) -> Result:
+    """The result that is there already, else a new one; a damaged file is as good as none."""
+    path = result_path(out, entry.threat, entry.name, data_name, seed)
+    key = _key(entry, data_name, seed, loaded.smoke)
+    with suppress(DamagedFileError):
+        if (known := read_result(path, key)) is not None:
+            return known
+    result = judge(entry, loaded.task(data_name, entry.threat, seed))
+    write_result(path, result, key)
+    return result
 
 
 def _key(entry: Entry, data_name: str, seed: int, smoke: bool) -> str:

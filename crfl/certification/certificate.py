@@ -247,8 +247,7 @@ class ClientCertificate(Certificate):
 
 def _accuracies(prediction: IntArray, labels: IntArray) -> dict[str, float]:
     """Accuracy, and that of always predicting the most frequent class."""
-    majority = float(np.bincount(labels).max() / len(labels))
-    return {"accuracy": float((prediction == labels).mean()), "majority_accuracy": majority}
+    return {"accuracy": float((prediction == labels).mean()), "majority_accuracy": sanity.share_of_top(labels)}
 
 
 def _first(texts: tuple[str, ...], where: str) -> str:

@@ -167,9 +167,7 @@ class FederatedData:
         from crfl.data.mapped import map_features  # here, because it needs this class
 
         x, y, shards = (own.joined(x, y) if shards is None else None) or (x, y, shards)
-        inputs, shape = arrays.samples(x, "x")
-        held_out, test_shape = arrays.samples(x_test, "x_test")
-        shape = own.common_shape(inputs, shape, held_out, test_shape, input_shape)
+        inputs, held_out, shape = own.samples(x, x_test, input_shape)
         labels, test_labels = arrays.labels(y, len(inputs), "y"), arrays.labels(y_test, len(held_out), "y_test")
         factor, domain = own.scaling(scale, domain, inputs, held_out)
         if num_classes is None:

@@ -17,17 +17,17 @@ BYTES = 1 / 255
 """Scale of bytes unless another one is given."""
 
 
-def common_shape(
-    inputs: Tensor, shape: Any, held_out: Tensor, test_shape: Any, declared: Any
-) -> tuple[int, ...] | None:
-    """The shape of the images; DataError unless training and test samples and what was declared agree."""
+def samples(x: Any, x_test: Any, declared: Any) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
+    """Training and test samples as rows, and the shape of the images; DataError unless they and what was declared agree."""
+    inputs, shape = arrays.samples(x, "x")
+    held_out, test_shape = arrays.samples(x_test, "x_test")
     if shape is not None and declared is not None and tuple(declared) != shape:
         raise DataError(f"input_shape: got {declared}, expected {shape}, the shape of the images in x")
     if test_shape is not None and shape is not None and test_shape != shape:
         raise DataError(f"x_test: got images of shape {test_shape}, expected {shape} as in x")
     if held_out.shape[1] != inputs.shape[1]:
         raise DataError(f"x_test: got {held_out.shape[1]} features, expected {inputs.shape[1]} as in x")
-    return declared if shape is None else shape
+    return inputs, held_out, declared if shape is None else shape
 
 
 def scaling(scale: Any, domain: Any, inputs: Tensor, held_out: Tensor) -> tuple[float, Any]:

@@ -4,7 +4,7 @@ A figure script in experiments/ is a function of a `Lab` (base settings, cache, 
 is panels of curves and the claims that the paper makes of them, tested on those very curves.
 """
 
-from crfl.reproduction.clients import at_least, certified_ensembles, clients_panel
+from crfl.reproduction.clients import at_least, certified_ensembles, clients_panel, two_labels
 from crfl.reproduction.figures import Claim, Figure, Panel, equal, falls, numbers, rises
 from crfl.reproduction.lab import DATA_TITLES, Lab, expected_critical, sweep_figures, sweep_panel
 from crfl.reproduction.summary import report
@@ -26,4 +26,5 @@ __all__ = [
     "rises",
     "sweep_figures",
     "sweep_panel",
+    "two_labels",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from crfl import plots
@@ -67,3 +69,14 @@ def at_least(what: str, certified: Sequence[Certified], expected: Mapping[int, f
         ", ".join(f"{share:.4f} at {m}" for m, share in found.items()),
         all(found[m] >= share for m, share in expected.items()),
     )
+
+
+def two_labels(data: FederatedData) -> FederatedData:
+    """The same samples, sorted by label and cut into two pieces a client, dealt at random (McMahan et al. 2017)."""
+    rows = torch.cat(list(data.shards))
+    rows = rows[torch.argsort(data.y[rows], stable=True)]
+    clients = len(data.shards)
+    pieces = rows.tensor_split(2 * clients)
+    order = np.random.default_rng(0).permutation(2 * clients).reshape(clients, 2)
+    shards = [torch.cat([pieces[a], pieces[b]]).sort().values for a, b in order.tolist()]
+    return replace(data, shards=tuple(shards))

@@ -17,9 +17,10 @@ from crfl.config import Experiment
 from crfl.ensemble_run import EnsembleRun, choose_groups
 from crfl.errors import DamagedFileError, SettingsError, StoreError
 from crfl.files import pack_tensors
+from crfl.finish import group_columns
 from crfl.models.base import Model
 from crfl.record import TrainingRecord
-from crfl.run import TrainingRun, group_columns
+from crfl.run import TrainingRun
 from crfl.runs import plausibility, record_file
 from crfl.runs.manifest import Manifest
 from crfl.runs.one_model import about_model, read_params, read_settings, trained_model, versions_text

@@ -47,15 +47,15 @@ def train_in(
     device: str | torch.device = "cpu",
     progress: bool = False,
     save_seconds: float = SAVE_SECONDS,
-) -> TrainingRun:
-    """Train a batch of one run in a folder; what `crfl.train(resume_dir=...)` does.
+) -> TrainingRun | EnsembleRun:
+    """Train a batch of one run, or of groups, in a folder: what `resume_dir=` does in `crfl.train` and `train_ensemble`.
 
     A run that is interrupted or killed goes on from its last saved round when it is trained again. A complete run of
     which a file is damaged or lost is trained again and made whole, if that gives the same bits.
 
     Args:
         folder: Where to; made if need be, and left out if training fails in the first round.
-        batch: What to train: one run.
+        batch: What to train: one run, or the groups of an ensemble.
         model: The module that it trains, if not softmax regression.
         engine: What trains.
         device: Where to train.
@@ -63,45 +63,14 @@ def train_in(
         save_seconds: Time between two saves.
 
     Returns:
-        The run, equal to the last bit to one that was trained without interruption on the same machine with the same
-        versions and number of threads. A UserWarning says if they are others than before.
+        The run or the ensemble, equal to the last bit to one that was trained without interruption on the same machine
+        with the same versions and number of threads. A UserWarning says if they are others than before.
 
     Raises:
         StoreError: if the folder holds another training.
         FolderBusyError: if another process trains there.
     """
-    found = _complete_in(Path(folder), batch, model, engine, str(device), progress, save_seconds)
-    assert isinstance(found, TrainingRun)  # the folder's claim says so
-    return found
-
-
-def train_groups_in(
-    folder: str | Path,
-    batch: RunBatch,
-    *,
-    model: Model | nn.Module | None = None,
-    engine: EngineName = "vectorised",
-    device: str | torch.device = "cpu",
-    progress: bool = False,
-    save_seconds: float = SAVE_SECONDS,
-) -> EnsembleRun:
-    """Train a batch of groups in a folder; what `crfl.train_ensemble(resume_dir=...)` does. See `train_in`."""
-    found = _complete_in(Path(folder), batch, model, engine, str(device), progress, save_seconds)
-    assert isinstance(found, EnsembleRun)
-    return found
-
-
-def _complete_in(
-    folder: Path,
-    batch: RunBatch,
-    model: Model | nn.Module | None,
-    engine: EngineName,
-    device: str,
-    progress: bool,
-    save_seconds: float,
-) -> TrainingRun | EnsembleRun:
-    """What is in the folder when it is complete: at once, or after training."""
-    exp = batch.experiments[0]
+    folder, exp = Path(folder), batch.experiments[0]
     key = claim.training_key(exp, batch.data, batch.benign[0], batch.checkpoints, model, batch.groups)
     if engine != "vectorised":
         key["engine"] = engine
@@ -113,7 +82,7 @@ def _complete_in(
         with folder_lock(folder):
             run = _load_complete(folder, exp, key, model, warn=True)  # somebody may have finished it meanwhile
             if run is None:
-                return _train(folder, batch, key, engine, device, progress, save_seconds)
+                return _train(folder, batch, key, engine, str(device), progress, save_seconds)
             return run
     finally:
         if made and not any(folder.iterdir()):

@@ -1,14 +1,8 @@
 """Ensembles of clients whose label mixes differ: Dirichlet, two labels a client; and loans by state beside loans mixed."""
 
-from dataclasses import replace
-
-import numpy as np
-import torch
-
 from crfl.cli import reproduce
 from crfl.config import Experiment
-from crfl.data.federated import FederatedData
-from crfl.reproduction import Figure, Lab, Panel, certified_ensembles, clients_panel
+from crfl.reproduction import Figure, Lab, Panel, certified_ensembles, clients_panel, two_labels
 
 SIZES = {"local.batch_size": 100_000, "local.keep_last_batch": True}
 """The whole shard, whatever its size."""
@@ -20,17 +14,6 @@ MIXES = {
 }
 TWO_LABELS = "two labels"
 STATES = 40
-
-
-def two_labels(data: FederatedData) -> FederatedData:
-    """The same samples, sorted by label and cut into two pieces a client, dealt at random (McMahan et al. 2017)."""
-    rows = torch.cat(list(data.shards))
-    rows = rows[torch.argsort(data.y[rows], stable=True)]
-    clients = len(data.shards)
-    pieces = rows.tensor_split(2 * clients)
-    order = np.random.default_rng(0).permutation(2 * clients).reshape(clients, 2)
-    shards = [torch.cat([pieces[a], pieces[b]]).sort().values for a, b in order.tolist()]
-    return replace(data, shards=tuple(shards))
 
 
 def figures(lab: Lab) -> list[Figure]:

@@ -32,3 +32,21 @@ def replaced(data, rows, seed=0):
 
 def accuracy(prediction, task):
     return float(np.mean(prediction == task.data.test.y.numpy()))
+
+
+def assert_votes_stand(entries):
+    """What 20 partitions certify against replaced samples and flipped labels stands under both; the outcome."""
+    task = small_task(samples=1000)
+    entry, flips = entries
+    assert (entry.threat, flips.threat) == ("replaced samples", "label flips")
+    outcome = entry.run(task)
+    assert accuracy(outcome.prediction, task) > 0.9
+    assert 3 <= outcome.strength.max() <= 10  # of 20 votes at most 10
+    strength = 4
+    stands = outcome.strength >= strength
+    assert stands.any()
+    assert (flips.attack(task, strength) == outcome.prediction)[stands].all()
+    rows = torch.cat(task.data.shards)[torch.randperm(1000)[:strength]]
+    attacked = entry.run(Task("", replaced(task.data, rows), task.seed)).prediction
+    assert (attacked == outcome.prediction)[stands].all()
+    return outcome
