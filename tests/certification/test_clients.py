@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from crfl.certification.coupling.clients import ClientScenario, most_client_rounds
 from crfl.certification.coupling.distance import CoupledScenario
-from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.refusals import check_clients, check_coupled, failed_clients
 from crfl.certification.coupling.rounding import Rounding
@@ -98,34 +97,6 @@ def test_clipping_helps():
 def test_no_clip_no_count():
     with pytest.raises(CertificateError, match=r"set server\.update_clip"):
         client_rounds(make_record([make_round(1)]), [1.0])
-
-
-def test_honest_clients_near_the_clip_count_by_themselves():
-    """1 - kappa while ||u|| + 2 alpha D <= S; beyond that 2 alpha p D more for each that may be clipped."""
-    norms = (0.01, 0.02, 0.03, 0.09)
-    record = make_record([make_round(1, update_clip=0.1, update_norms=norms, decay=0.1)])
-    own = expansion(Rounding(LocalTraining(record)), record.rounds[0], ())
-    a = 0.02 * 25 / 4
-    alpha = 3 * a / (1 + 2 * a)
-    edges = (0.1 - np.array(norms)) / (2 * alpha)
-    for clipped, edge in enumerate(sorted(edges)):
-        below, above = np.array([edge * (1 - 1e-9)]), np.array([edge * (1 + 1e-9)])
-        rest = (4 - clipped) * 0.25 * alpha
-        factor = abs(0.9 - rest) + rest
-        assert own(below)[0] == pytest.approx(factor * edge + clipped * 0.25 * min(2 * alpha * edge, 0.2), rel=1e-8)
-        assert own(above)[0] >= own(below)[0]
-    points = np.append(np.linspace(0, 1, 5000), [1e3, 1e9])
-    assert (np.diff(own(points)) >= -1e-12).all()
-
-
-def test_the_condition_for_contraction():
-    """1 - kappa where sum p alpha + kappa <= 1; what is true then where it fails (Theorem 8)."""
-    a = 0.02 * 25 / 4
-    alpha = 3 * a / (1 + 2 * a)
-    for kappa in (0.0, 0.1, 1 - alpha, 0.9, 1.0):
-        record = make_record([make_round(1, decay=kappa)])
-        found = expansion(Rounding(LocalTraining(record)), record.rounds[0], ())(np.ones(1))[0]
-        assert found == pytest.approx(1 - kappa if alpha + kappa <= 1 else 2 * alpha + kappa - 1, rel=1e-9)
 
 
 def random_world(seed):

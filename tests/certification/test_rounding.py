@@ -15,10 +15,13 @@ import crfl
 from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, Arithmetic, arithmetic, gamma
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.local import LocalTraining
-from crfl.certification.coupling.refusals import check_coupled
+from crfl.certification.coupling.poison import largest_spectral_norm
+from crfl.certification.coupling.refusals import check_clients, check_coupled
 from crfl.certification.coupling.rounding import Rounding
 from crfl.certification.margin import lowered_budget, margin_budget
 from crfl.errors import CertificateError
+from crfl.models.softmax import SoftmaxRegression
+from crfl.server import project
 from tests.certification.records import attacker, make_record, make_round
 from tests.certification.simulation import World, distances, local_update, simulate
 
@@ -152,6 +155,47 @@ def test_features_scaled_in_the_products_are_covered():
     for k in range(40):
         size = np.linalg.norm(w) * np.linalg.norm(scale * x[k])
         assert norm(exactly(computed[k]) - exact[k]) <= bound * size
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (10, 4), (2, 2000)])
+def test_spectral_norms_are_as_exact_as_claimed(shape):
+    """Also where a product W W^T is rounded: weights of one direction, and of many magnitudes."""
+    rng = np.random.default_rng(shape[1])
+    alike = np.outer(rng.normal(size=shape[0]), rng.normal(size=shape[1]))
+    for weights in (
+        rng.normal(size=shape),
+        alike,
+        alike + 1e-9 * rng.normal(size=shape),
+        10.0 ** -rng.uniform(0, 9, shape),
+    ):
+        model = SoftmaxRegression(shape[1], shape[0], bias=False)
+        whole = float(np.linalg.norm(weights))
+        found = float(model.spectral_norm(torch.tensor(weights).flatten()))
+        shorter = exactly(weights if shape[0] < shape[1] else weights.T)
+        exact = mpmath.sqrt(max(mpmath.eigsy(mpmath.matrix((shorter @ shorter.T).tolist()), eigvals_only=True)))
+        round_ = make_round(1, start_norm=whole, start_spectral_norm=found)
+        record = replace(make_record([round_], num_classes=shape[0], bias=False), num_features=shape[1])
+        bound = largest_spectral_norm(Rounding(LocalTraining(record)), round_)
+        assert exact <= bound <= exact * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("change", [{"clip_norm": 1e-200}, {"update_clip": 1e-200}])
+def test_clips_of_which_the_square_underflows_are_refused(change):
+    """Norms that small are computed as 0, and vectors of that size are clipped or not as it happens."""
+    params = torch.full((4,), 1e-180, dtype=torch.float64)
+    assert torch.equal(project(params, 1e-200), params)
+    record = make_record([make_round(1, **change)])
+    with pytest.raises(CertificateError, match=r"between 1e-200 and .* expected 2\^-100 to"):
+        check_coupled(record)
+    with pytest.raises(CertificateError, match=r"between 1e-200 and .* expected 2\^-100 to"):
+        check_clients(replace(record, rounds=(replace(record.rounds[0], update_clip=1e-200),)))
+
+
+@pytest.mark.parametrize("features", [10, 10**7])
+def test_budgets_heed_the_rounding_of_the_norms_that_they_are_made_of(features):
+    record = make_record([make_round(1, pre_clip_norm=0.0)], num_features=features)
+    largest_error = 1 - float(gamma(features + 4) + gamma(3 * (features + 1) + 4))
+    assert lowered_budget(record, np.ones(1))[0] <= largest_error * (1 - 1e-9)
 
 
 def layouts(world):

@@ -76,7 +76,7 @@ def _poisoned_update(
     moved = np.minimum(magnitudes, local.diameter)[:, None]
     poison_so_far, nodes = np.cumsum(q) - q, _nodes(ratios)
     weights = rate * q * float(local.step_lipschitz(local.rates(round_))[client]) ** (size - 1 - np.arange(size))
-    start = _largest_spectral_norm(rounding, round_)
+    start = largest_spectral_norm(rounding, round_)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
         error, step_error = _poisoned_rounding(rounding, round_, client, poisoned, before[:, None], size)
         pace = rate * math.sqrt(2) * (nodes * clean + poison_so_far[nodes] * (poisoned - clean))
@@ -158,7 +158,7 @@ def spectral_norm(round_: RoundRecord) -> float:
     return math.inf if norm is None else norm
 
 
-def _largest_spectral_norm(rounding: Rounding, round_: RoundRecord) -> float:
+def largest_spectral_norm(rounding: Rounding, round_: RoundRecord) -> float:
     """Bound on ||W~||_2: that on record is the root of an eigenvalue of W W^T, a product that was rounded, too."""
     record, whole = rounding.local.record, computed_norm(round_.start_norm, rounding.norm_error)
     product = float(gamma(max(record.num_features, record.num_classes) + 2))

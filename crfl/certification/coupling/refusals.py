@@ -125,11 +125,12 @@ def _out_of_range(record: TrainingRecord) -> list[str]:
         largest = max(
             largest, round_.start_norm, round_.pre_clip_norm, rates.max(initial=0.0), max(scale, 1.0) * length
         )
-        smallest = min(smallest, rates.min(initial=math.inf))
+        clips = [c for c in (round_.clip_norm, round_.update_clip) if c is not None]
+        smallest = min(smallest, rates.min(initial=math.inf), *clips)
     if largest <= limit and smallest >= 2.0**-100:
         return []
     return [
-        f"norms, learning rates and factors lie between {smallest:.3g} and {largest:.3g}, expected 2^-100 to "
+        f"norms, clips, learning rates and factors lie between {smallest:.3g} and {largest:.3g}, expected 2^-100 to "
         f"{limit:.3g}: beyond that, updates may overflow or vanish in {record.precision}"
     ]
 
