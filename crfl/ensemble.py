@@ -17,7 +17,6 @@ from crfl.engines import EngineName
 from crfl.ensemble_run import EnsembleRun, choose_groups
 from crfl.errors import SettingsError
 from crfl.models import Model
-from crfl.progress import bar
 from crfl.run_batch import RunBatch
 from crfl.runs.resume import train_in
 from crfl.training import warn_of_inputs
@@ -89,11 +88,7 @@ def train_ensemble(
         found = train_in(resume_dir, batch, model=model, engine=engine, device=device, progress=progress)
         assert isinstance(found, EnsembleRun)  # as the batch has groups
         return found
-    state = batch.start()
-    rounds = batch.rounds(state, device, engine)
-    for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007
-        pass
-    return batch.finish_ensemble(state)
+    return batch.finish_ensemble(batch.train(device, engine, progress))
 
 
 def _with_groups(exp: Experiment, groups: int | None, disjoint: bool, clients_per_group: int | None) -> Experiment:

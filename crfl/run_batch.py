@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -30,6 +31,7 @@ from crfl.errors import InvalidUpdateWarning, SettingsError, TrainingError
 from crfl.evaluation import Evaluation
 from crfl.finish import finished_run
 from crfl.models import Model, make_model
+from crfl.progress import bar
 from crfl.run import TrainingRun
 from crfl.schedule import Schedule
 from crfl.server import norm
@@ -89,13 +91,23 @@ class RunBatch:
         return TrainingState(params.repeat(len(self.experiments), 1))
 
     def rounds(
-        self, state: TrainingState, device: str | torch.device = "cpu", engine: EngineName = "vectorised"
+        self,
+        state: TrainingState,
+        device: str | torch.device = "cpu",
+        engine: EngineName = "vectorised",
+        progress: bool = False,
     ) -> Iterator[TrainingState]:
         """The states after each round that is still to come."""
         data = self.data.to(resolve_device(device))
         trainer = make_engine(engine, self.model, data, self.local, self.seed)
         evaluation = None if self.groups else Evaluation(self.model, data, self.experiments)
-        return training_rounds(self, state.to(device), trainer, evaluation)
+        states = training_rounds(self, state.to(device), trainer, evaluation)
+        done, last = state.round, self.num_rounds
+        return iter(bar(states, initial=done, total=last, desc="training", unit="round", shown=progress))
+
+    def train(self, device: str | torch.device, engine: EngineName, progress: bool) -> TrainingState:
+        """The state after the last round."""
+        return deque(self.rounds(self.start(), device, engine, progress), maxlen=1).pop()
 
     def finish(self, state: TrainingState) -> list[TrainingRun]:
         """The runs that end in `state`, on the CPU."""

@@ -14,7 +14,6 @@ from crfl.data.federated import FederatedData
 from crfl.engines import EngineName
 from crfl.models import Model
 from crfl.models.module import ModuleModel
-from crfl.progress import bar
 from crfl.run import TrainingRun
 from crfl.run_batch import RunBatch
 from crfl.runs.resume import train_in
@@ -173,11 +172,7 @@ def train_many(
     """
     batch = RunBatch.of(experiments, data, benign, model, checkpoints)
     warn_of_inputs(batch)
-    state = batch.start()
-    rounds = batch.rounds(state, device, engine)
-    for state in bar(rounds, total=batch.num_rounds, desc="training", unit="round", shown=progress):  # noqa: B007
-        pass
-    runs = batch.finish(state)
+    runs = batch.finish(batch.train(device, engine, progress))
     warn_of_results(runs, len(data.test))
     return runs
 

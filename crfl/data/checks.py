@@ -20,6 +20,19 @@ BLOCK = 2**14
 """Samples that are looked at at a time."""
 
 
+def completed(data: FederatedData) -> dict[str, Any]:
+    """The fields that have defaults or another type than what may be given; DataError if they cannot be made."""
+    classes = whole_number(data.num_classes, "num_classes")
+    return {
+        "shards": tuple(data.shards),
+        "client_names": tuple(data.client_names) or tuple(f"client {i}" for i in range(len(data.shards))),
+        "scale": positive_number(data.scale, "scale"),
+        "num_classes": classes,
+        "class_names": tuple(data.class_names) or tuple(map(str, range(classes))),
+        "domain": None if data.domain is None else interval(data.domain),
+    }
+
+
 def check_data(data: FederatedData) -> None:
     """DataError unless samples, labels, shards, names, domain and feature map are sound and fit each other."""
     _check_matrix(data.x, "x")

@@ -46,7 +46,7 @@ class FederatedData:
 
     name: str
     x: Tensor
-    """(n, d) uint8 or float32: stored features. Rows that no client owns are not trained on."""
+    """(n, d) uint8 or float32: stored features. Rows without an owner are not trained on."""
     y: Tensor
     """(n,) int64: labels."""
     shards: tuple[Tensor, ...]
@@ -77,17 +77,7 @@ class FederatedData:
 
     def __post_init__(self) -> None:
         """Fill in names and check everything. DataError says what does not fit."""
-        classes = checks.whole_number(self.num_classes, "num_classes")
-        defaults = {
-            "shards": tuple(self.shards),
-            "client_names": tuple(self.client_names) or tuple(f"client {i}" for i in range(len(self.shards))),
-            "scale": checks.positive_number(self.scale, "scale"),
-            "num_classes": classes,
-            "class_names": tuple(self.class_names) or tuple(map(str, range(classes))),
-            "domain": None if self.domain is None else checks.interval(self.domain),
-        }
-        for name, value in defaults.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(checks.completed(self))  # frozen
         checks.check_data(self)
 
     def __repr__(self) -> str:
@@ -198,13 +188,7 @@ class FederatedData:
     def from_dataset(cls, train: Any, test: Any, **options: Any) -> FederatedData:
         """Federated data from two torch Datasets of (sample, label); each sample is read once, transforms applied.
 
-        Args:
-            train: the training samples.
-            test: the test samples.
-            options: those of `from_arrays`.
-
-        Raises:
-            DataError: a dataset is not of (sample, label), or its samples differ in shape.
+        `options` are those of `from_arrays`. DataError if a dataset is not of (sample, label), or samples differ in shape.
         """
         return cls.from_arrays(*sources.from_dataset(train, "train"), *sources.from_dataset(test, "test"), **options)
 
@@ -225,22 +209,17 @@ class FederatedData:
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> FederatedData:
-        """Federated data from a file.
+        """Federated data from a file, with options of `from_arrays` or `from_frame`.
 
-        Args:
-            path: an NPZ file whose arrays are arguments of `from_arrays` (x, y, x_test, y_test, perhaps clients); or a CSV
-                or Parquet file, which `from_frame` takes.
-            options: those of `from_arrays` or `from_frame`.
-
-        Raises:
-            DataError: the file cannot be read, or something in it does not fit.
+        `path`: an NPZ file whose arrays are arguments of `from_arrays` (x, y, x_test, y_test, perhaps clients); or a CSV or
+        Parquet file, which `from_frame` takes. DataError if it cannot be read, or something in it does not fit.
         """
         found = sources.from_file(Path(path))
         return cls.from_arrays(**found | options) if isinstance(found, dict) else cls.from_frame(found, **options)
 
     def label_counts(self) -> DataFrame:
         """How many training samples of which label every client has: a row a client, a column a class."""
-        from pandas import DataFrame  # here, because it is slow to import
+        from pandas import DataFrame  # slow to import
 
         counts = [np.bincount(self.y[rows], minlength=self.num_classes) for rows in self.shards]
         return DataFrame(np.stack(counts), index=list(self.client_names), columns=list(self.class_names))
@@ -288,8 +267,9 @@ class FederatedData:
     @property
     def clients(self) -> tuple[Client, ...]:
         """The clients' shards as copies in real units; training reads `x` and `shards` instead."""
-        owners = zip(self.client_names, self.shards, strict=True)
-        return tuple(Client(name, self.features(rows), self.y[rows]) for name, rows in owners)
+        return tuple(
+            Client(n, self.features(r), self.y[r]) for n, r in zip(self.client_names, self.shards, strict=True)
+        )
 
     def features(self, rows: Tensor) -> Tensor:
         """Features of the given training rows in real units, (k, d) float32."""

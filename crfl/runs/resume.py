@@ -24,7 +24,6 @@ from crfl.ensemble_run import EnsembleRun
 from crfl.errors import DamagedFileError, StoreError
 from crfl.files import digest, pack_tensors, remove_stale, unpack_tensors, write_atomic
 from crfl.models.base import Model
-from crfl.progress import bar
 from crfl.run import TrainingRun
 from crfl.run_batch import RunBatch
 from crfl.runs import claim, manifest
@@ -135,8 +134,7 @@ def _train(
     if state is None:
         state = batch.start()
     saved = time.monotonic()
-    left = batch.rounds(state, device, engine)
-    rounds = bar(left, initial=state.round, total=batch.num_rounds, desc="training", unit="round", shown=progress)
+    rounds = batch.rounds(state, device, engine, progress)
     try:
         for state in rounds:
             if time.monotonic() - saved > save_seconds:
