@@ -3,25 +3,29 @@
 from contextlib import contextmanager
 
 import pytest
-
-from crfl.run_batch import RunBatch
+import tqdm.auto
 
 
 @contextmanager
 def interrupting(done):
-    """What trains inside is interrupted after `done` rounds."""
-    original = RunBatch.rounds
+    """What trains inside is interrupted after `done` rounds, where the bar takes the next one."""
+    original = tqdm.auto.tqdm
 
-    def rounds(self, state, *how):
-        if state.round == done:
+    def until_done(states, first):
+        if first == done:
             raise KeyboardInterrupt
-        for after in original(self, state, *how):
-            yield after
-            if after.round == done:
+        for state in states:
+            yield state
+            if state.round == done:
                 raise KeyboardInterrupt
 
+    def interrupted_bar(*args, **options):
+        if options.get("desc") == "training":
+            return until_done(*args, options["initial"])
+        return original(*args, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunBatch, "rounds", rounds)
+        patch.setattr(tqdm.auto, "tqdm", interrupted_bar)
         yield
 
 
