@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crfl import __version__
+from crfl import files
 from crfl.benchmark.entry import THREATS, Entry, Outcome, Task
 from crfl.benchmark.federations import DATA_SETS, MANY_CLIENTS, federation, load_task
 from crfl.benchmark.result import Result, read_result, result_path, write_result
@@ -64,8 +65,8 @@ def compare(
 ) -> Comparison:
     """Train, certify and attack every entry on every data set that it covers, with every seed.
 
-    Results are files of `out`. Those that are there already are taken as they are, if version, settings of the
-    federation, strengths and the method's source are the same. Several processes may fill the same folder.
+    Results are files of `out`. Those that are there already are taken as they are, if crfl's code, the settings
+    of the federation, the strengths and the method's source are the same. Several processes may fill the same folder.
 
     Args:
         entries: Methods, from `load_entries` or of your own.
@@ -208,8 +209,16 @@ def _result(entry: Entry, data_name: str, seed: int, out: Path, loaded: _Loaded)
     return result
 
 
+@cache
+def _sources() -> str:
+    """Name of crfl's code: every Python file of the package, by its place and content."""
+    root = Path(__file__).parents[1]
+    parts = [(path.relative_to(root).as_posix(), path.read_bytes()) for path in sorted(root.rglob("*.py"))]
+    return files.digest(repr(parts).encode())
+
+
 def _key(entry: Entry, data_name: str, seed: int, smoke: bool) -> str:
-    """Name of all that a result depends on, but for crfl's own code, for which the version stands."""
+    """Name of all that a result depends on: data, settings, the method's module, and all of crfl's own code."""
     function: Any = getattr(entry.run, "func", entry.run)
     module = sys.modules.get(function.__module__)
     try:
@@ -217,7 +226,7 @@ def _key(entry: Entry, data_name: str, seed: int, smoke: bool) -> str:
     except (OSError, TypeError):
         source = ""
     about = {
-        "version": __version__,
+        "crfl": _sources(),
         "federation": federation(data_name, entry.threat, seed).to_dict(),
         "strengths": list(THREATS[entry.threat].strengths),
         "smoke": smoke,

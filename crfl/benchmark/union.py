@@ -8,11 +8,17 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from crfl.attack.search import targeted_flips, worst_direction
 from crfl.data.federated import FederatedData
 from crfl.errors import CrflError
+from crfl.models.softmax import SoftmaxRegression
 
 __all__ = ["flip_labels", "norm_bound", "union"]
+
+VICTIMS = 1000
+"""Test samples against which the direction of an attack is searched."""
 
 
 def union(data: FederatedData) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -46,11 +52,15 @@ def norm_bound(data: FederatedData) -> float:
     raise CrflError("data: got features without a bound, expected features.norm, or a declared domain of the inputs")
 
 
-def flip_labels(data: FederatedData, count: int) -> FederatedData:
-    """The data after at most `count` labels changed, those of one class to another that is like it.
+def flip_labels(data: FederatedData, count: int, params: Tensor | None = None) -> FederatedData:
+    """The data after at most `count` labels changed, those of `targeted_flips` against a linear model.
 
-    Of the two classes a and b whose means are nearest to each other, the samples of a that are nearest to the mean of
-    b get the label b; then, if that is not enough, the samples of b nearest to the mean of a get the label a.
+    The direction is the one in which a move by half of the model's norm makes most of the test samples wrong.
+
+    Args:
+        data: The federation.
+        count: Labels to change, at most as many as there are samples.
+        params: The model (P,) that is attacked, of softmax regression without a bias; None: least squares on the union.
 
     Example:
         >>> import crfl
@@ -58,18 +68,19 @@ def flip_labels(data: FederatedData, count: int) -> FederatedData:
         >>> int((flip_labels(data, 10).y != data.y).sum())
         10
     """
-    x, y = union(data)
-    present = np.unique(y)
-    means = np.stack([x[y == c].mean(axis=0) for c in present])
-    apart = np.linalg.norm(means[:, None] - means, axis=2)
-    np.fill_diagonal(apart, np.inf)
-    first, second = np.unravel_index(apart.argmin(), apart.shape)
-    flipped, left = y.copy(), int(count)
-    for own, other in ((first, second), (second, first)):
-        rows = np.flatnonzero(y == present[own])
-        chosen = rows[np.argsort(np.linalg.norm(x[rows] - means[other], axis=1))[:left]]
-        flipped[chosen] = present[other]
-        left -= len(chosen)
-    labels = data.y.clone()
-    labels[torch.cat(data.shards)] = torch.from_numpy(flipped)
+    model = SoftmaxRegression(data.num_features, data.num_classes, bias=False)
+    attacked = _least_squares(data) if params is None else params.double()
+    x, y = data.test.x[:VICTIMS], data.test.y[:VICTIMS]
+    direction = worst_direction(model, attacked, x, y, float(attacked.norm()) / 2)
+    rows, labels = torch.cat(data.shards), data.y.clone()
+    chosen, new = targeted_flips(model, data.features(rows), data.y[rows], direction, count)
+    labels[rows[chosen]] = new
     return replace(data, y=labels)
+
+
+def _least_squares(data: FederatedData) -> Tensor:
+    """(P,): weights of ridge regression from features to classes, (X^T X + 0.1 mean(X^T X) I)^-1 X^T Y."""
+    x, y = union(data)
+    gram = x.T @ x
+    gram[np.diag_indices(len(gram))] += 0.1 * np.trace(gram) / len(gram)
+    return torch.from_numpy(np.linalg.solve(gram, x.T @ np.eye(data.num_classes)[y]).T.copy()).flatten()

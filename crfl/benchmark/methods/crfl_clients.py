@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from crfl.attack.search import colluding
-from crfl.benchmark.attacked import attacking, last_round_predictions
+from crfl.benchmark.attacked import affordable, attacking, last_round_predictions
+from crfl.benchmark.choice import Choice
 from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
 from crfl.benchmark.federations import federation
 from crfl.certification.certificate import ClientCertificate
@@ -36,52 +38,69 @@ CLIENTS = (10, 5, 2, 1)
 VICTIMS = 1000
 TRAINED_AT = 20
 """Malicious clients against which an attack trains anew."""
-GROUPS = 10
-"""Of priced votes."""
 
 
-def settings(task: Task) -> Experiment:
+@dataclass(frozen=True)
+class Trained:
+    """A run without an attack, and CPU seconds."""
+
+    run: TrainingRun
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Settings of priced votes."""
+
+    groups: int
+    factor: float = 1.0
+    """On the recipe's lambda."""
+
+
+def settings(task: Task, factor: float) -> Experiment:
     """The federation of many clients, trained as the recipe mnist-clients says, its update clip fitted anew."""
     recipe = Experiment.named("certified/mnist-clients")
     rate = recipe.local.learning_rate if task.data_name == "mnist" else RATE
     exp = federation(task.data_name, "clients", task.seed).override(
         {"local": {"batch_size": 100_000, "keep_last_batch": True, "learning_rate": rate, "schedule": "inverse"}}
     )
-    server = {"rounds": recipe.server.rounds, "evaluate_every": recipe.server.rounds, "decay": recipe.server.decay}
+    server = {
+        "rounds": recipe.server.rounds,
+        "evaluate_every": recipe.server.rounds,
+        "decay": recipe.server.decay * factor,
+    }
     return exp.override({"server": server})
 
 
-@lru_cache(maxsize=1)
-def trained(task: Task) -> tuple[TrainingRun, float]:
-    """The run without an attack, and CPU seconds."""
-    start = time.process_time()
-    run = train(_fitted(settings(task), task), task.data, checkpoints=[settings(task).server.rounds - 1])
-    return run, time.process_time() - start
+@lru_cache(maxsize=2)
+def trained(task: Task, factor: float) -> Trained:
+    """One model of all clients, with lambda times a factor."""
+    start, exp = time.process_time(), settings(task, factor)
+    run = train(_fitted(exp, task), task.data, checkpoints=[exp.server.rounds - 1])
+    return Trained(run, time.process_time() - start)
 
 
-def clients(task: Task) -> Outcome:
+def clients(task: Task, factor: float) -> Outcome:
     """Theorem 17."""
-    run, seconds = trained(task)
-    start = time.process_time()
-    cert = certify(run, task.data, kind="clients")
-    return _outcome(task, cert, 2, seconds + time.process_time() - start)
+    base, start = trained(task, factor), time.process_time()
+    cert = certify(base.run, task.data, kind="clients")
+    return _outcome(task, cert, 2, base.seconds + time.process_time() - start)
 
 
-def priced(task: Task) -> Outcome:
+def priced(task: Task, settings: Priced) -> Outcome:
     """Theorem 2 of the ensembles: votes that cost as many malicious clients as the group's own certificate says."""
-    exp, seconds = trained(task)[0].experiment, trained(task)[1] / 2
-    start = time.process_time()
-    ensemble = train_ensemble(exp, task.data, groups=GROUPS)
+    base, start = trained(task, settings.factor), time.process_time()
+    ensemble = train_ensemble(base.run.experiment, task.data, groups=settings.groups)
     cert = certify(ensemble, task.data, prices="clients")
-    return _outcome(task, cert, GROUPS + 1, seconds + time.process_time() - start)
+    return _outcome(task, cert, settings.groups + 1, base.seconds / 2 + time.process_time() - start)
 
 
 def attack_clients(task: Task, strength: float) -> IntArray:
     """In the last round each sample under its own worst updates, exactly; and all rounds against all, colluding."""
-    run, count = trained(task)[0], min(int(strength), len(task.data.shards))
+    run, count = trained(task, CLIENTS_CHOICE.of(task.data_name)).run, min(int(strength), len(task.data.shards))
     last = run.record.rounds[-1]
     alone = last_round_predictions(run, task.data, run.checkpoints[last.round - 1], count, task.data.test.x)
-    if strength != TRAINED_AT:
+    if not affordable(task.data, strength, once=TRAINED_AT):
         return alone
     model = run.model
     assert isinstance(model, SoftmaxRegression)
@@ -95,11 +114,14 @@ def attack_clients(task: Task, strength: float) -> IntArray:
 
 def attack_priced(task: Task, strength: float) -> IntArray | None:
     """All rounds: colluding clients, as many in one group as there are, then in the next."""
-    if strength != TRAINED_AT:
+    if not affordable(task.data, strength, once=TRAINED_AT):
         return None
-    run = trained(task)[0]
+    chosen: Priced = PRICED_CHOICE.of(task.data_name)
+    run = trained(task, chosen.factor).run
     exp = run.experiment
-    ensemble = train_ensemble(exp.override({"server.rounds": 1, "server.evaluate_every": 1}), task.data, groups=GROUPS)
+    ensemble = train_ensemble(
+        exp.override({"server.rounds": 1, "server.evaluate_every": 1}), task.data, groups=chosen.groups
+    )
     order = np.concatenate(ensemble.groups)[: int(strength)].tolist()
     model, last = run.model, run.record.rounds[-1]
     assert isinstance(model, SoftmaxRegression)
@@ -108,7 +130,7 @@ def attack_priced(task: Task, strength: float) -> IntArray | None:
     x, y = task.data.test.x[:VICTIMS], task.data.test.y[:VICTIMS]
     with attacking(updates={"collude": colluding(model, x, y, norm=1e3, reach=reach, steps=8)}):
         attacked = _colluding(exp, len(order)).override({"attack.clients": order})
-        found = train_ensemble(attacked, task.data, groups=GROUPS)
+        found = train_ensemble(attacked, task.data, groups=chosen.groups)
     return found.predict(task.data.test)
 
 
@@ -132,6 +154,12 @@ def _outcome(task: Task, cert: ClientCertificate, models: int, seconds: float) -
     return Outcome(cert.prediction, strength, models, task.data.public_samples, seconds)
 
 
+FACTORS = (1.0, 3.0)
+CLIENTS_CHOICE = Choice(clients, FACTORS, chosen={}, default=1.0)
+PRICED_CHOICE = Choice(
+    priced, tuple(Priced(groups, factor) for factor in FACTORS for groups in (5, 20)), chosen={}, default=Priced(10)
+)
+
 ENTRIES = (
     Entry(
         "CRFL clients",
@@ -139,7 +167,7 @@ ENTRIES = (
         "clients",
         "sound",
         ASSUMPTIONS,
-        clients,
+        CLIENTS_CHOICE,
         attack_clients,
     ),
     Entry(
@@ -148,7 +176,7 @@ ENTRIES = (
         "clients",
         "sound",
         ASSUMPTIONS,
-        priced,
+        PRICED_CHOICE,
         attack_priced,
     ),
 )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from crfl.attack.search import replace_model, targeted_flips, worst_direction
+from crfl.attack.search import replace_model, worst_direction
 from crfl.attack.search_inputs import optimised_poison, optimised_trigger
 from crfl.attack.triggers import Trigger
-from crfl.benchmark.attacked import attacking
+from crfl.benchmark.attacked import affordable, attacking
+from crfl.benchmark.choice import Choice
 from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
-from crfl.benchmark.federations import federation
+from crfl.benchmark.federations import MANY_CLIENTS, federation
+from crfl.benchmark.union import flip_labels
 from crfl.certification.certify import certify
 from crfl.certification.ensembles.certificate import EnsembleCertificate
 from crfl.config import Experiment
@@ -79,21 +80,27 @@ def settings(task: Task, threat: str, groups: Groups) -> Experiment:
     )
 
 
-@lru_cache(maxsize=1)
-def trained(task: Task, threat: str, groups: Groups) -> EnsembleRun:
-    """The ensemble without an attack."""
-    return train_ensemble(settings(task, threat, groups), task.data)
-
-
-def run(task: Task, threat: str, groups: Groups) -> Outcome:
-    """Theorem 1 of disjoint groups, theorems 4 and 5 of random ones; the threat says what a spoiled group costs."""
+@lru_cache(maxsize=4)
+def trained(task: Task, threat: str, groups: Groups) -> tuple[EnsembleRun, float]:
+    """The ensemble without an attack, and CPU seconds. Threats that are tried on one federation ask for the same."""
     start = time.process_time()
-    trained.cache_clear()  # what another row trained is no part of this one's time
-    ensemble = trained(task, threat, groups)
+    ensemble = train_ensemble(settings(task, threat, groups), task.data)
+    return ensemble, time.process_time() - start
+
+
+def run(task: Task, groups: Groups, threat: str) -> Outcome:
+    """Theorem 1 of disjoint groups, theorems 4 and 5 of random ones; the threat says what a spoiled group costs."""
+    ensemble, seconds = trained(task, tried_on(threat), groups)
+    start = time.process_time()
     cert = certify(ensemble, task.data)
     strength = np.where(cert.abstained, -1.0, STRENGTH[threat](cert))
-    seconds = time.process_time() - start
+    seconds += time.process_time() - start
     return Outcome(cert.prediction, strength, len(ensemble.groups), task.data.public_samples, seconds)
+
+
+def tried_on(threat: str) -> str:
+    """The first of the threats that are tried on the same federation."""
+    return "clients" if threat in MANY_CLIENTS else "trigger"
 
 
 STRENGTH: dict[str, Callable[[EnsembleCertificate], npt.NDArray[Any]]] = {
@@ -107,18 +114,19 @@ STRENGTH: dict[str, Callable[[EnsembleCertificate], npt.NDArray[Any]]] = {
 """What is certified if so many clients may do anything: poison is of one client, and a sample belongs to one."""
 
 
-def attack_clients(task: Task, strength: float, threat: str, groups: Groups) -> IntArray:
+def attack_clients(task: Task, strength: float, threat: str, choice: Choice) -> IntArray:
     """One malicious client in each of as many groups, which replaces the group's model in the last round.
 
     A linear model that says b of one sample exists for each b, so each sample is also taken by itself: that many votes
     of those that stand against b change to b. And once for all samples: the mean model with its classes shifted.
     """
-    ensemble = trained(task, threat, groups)
+    groups: Groups = choice.of(task.data_name)
+    ensemble, _ = trained(task, tried_on(threat), groups)
     votes = ensemble.votes(task.data.test)
     count = int(strength)
     malicious = _one_of_each(ensemble, count)
     alone = changed_votes(votes, ensemble.num_classes, _spoiled(ensemble, malicious, votes, groups))
-    if groups.drawn is not None or strength != TRAINED_AT[threat]:
+    if groups.drawn is not None or not affordable(task.data, strength, once=TRAINED_AT[threat]):
         return alone
     weights = ensemble.params.double().mean(0).view(ensemble.num_classes, -1)
     target = weights.roll(1, dims=0).flatten()
@@ -134,11 +142,11 @@ def attack_clients(task: Task, strength: float, threat: str, groups: Groups) -> 
     return np.stack([alone, found.predict(task.data.test)])
 
 
-def attack_poison(task: Task, strength: float, threat: str, groups: Groups) -> IntArray | None:
+def attack_poison(task: Task, strength: float, threat: str, choice: Choice) -> IntArray | None:
     """In the last round: the image or the trigger whose poison, by ascent through the map, hurts the client's group."""
-    if strength != TRAINED_AT[threat]:
+    if not affordable(task.data, strength, once=TRAINED_AT[threat]):
         return None
-    ensemble = trained(task, threat, groups)
+    ensemble, _ = trained(task, tried_on(threat), choice.of(task.data_name))
     data, exp, model = task.data, ensemble.experiment, ensemble.model
     assert isinstance(model, SoftmaxRegression)
     own = next(g for g, members in enumerate(ensemble.groups) if 0 in members)
@@ -164,21 +172,19 @@ def attack_poison(task: Task, strength: float, threat: str, groups: Groups) -> I
         return train_ensemble(exp.override(changes), data).predict(data.test)
 
 
-def attack_labels(task: Task, strength: float, threat: str, groups: Groups) -> IntArray | None:
+def attack_labels(task: Task, strength: float, threat: str, choice: Choice) -> IntArray | None:
     """The labels whose change pushes the mean of the groups' models farthest where it hurts, changed in all rounds."""
-    if strength != TRAINED_AT[threat]:
+    if not affordable(task.data, strength, once=TRAINED_AT[threat]):
         return None
-    ensemble = trained(task, threat, groups)
-    data, model = task.data, ensemble.model
-    assert isinstance(model, SoftmaxRegression)
-    params = ensemble.params.double().mean(0)
-    x, y = data.test.x[:VICTIMS], data.test.y[:VICTIMS]
-    direction = worst_direction(model, params, x, y, float(params.norm()) / 2)
-    rows = torch.cat(data.shards)
-    chosen, labels = targeted_flips(model, data.features(rows), data.y[rows], direction, int(strength))
-    changed = data.y.clone()
-    changed[rows[chosen]] = labels
-    return train_ensemble(ensemble.experiment, replace(data, y=changed)).predict(data.test)
+    return _flipped(task, tried_on(threat), choice.of(task.data_name), int(strength))
+
+
+@lru_cache(maxsize=4)
+def _flipped(task: Task, threat: str, groups: Groups, count: int) -> IntArray:
+    """Predictions (m,) after label flips; two threats ask for the same."""
+    ensemble, _ = trained(task, threat, groups)
+    data = flip_labels(task.data, count, ensemble.params.double().mean(0))
+    return train_ensemble(ensemble.experiment, data).predict(data.test)
 
 
 def changed_votes(votes: IntArray, num_classes: int, spoiled: IntArray) -> IntArray:
@@ -228,27 +234,43 @@ def _one_of_each(ensemble: EnsembleRun, count: int) -> list[int]:
     return list(firsts)[:count]
 
 
-def _entry(name: str, threat: str, groups: Groups, attack: Callable[..., IntArray | None]) -> Entry:
+def _entry(
+    name: str, threat: str, chosen: dict[str, Groups], grid: tuple[Groups, ...], attack: Callable[..., IntArray | None]
+) -> Entry:
     """A row; disjoint groups are certain, random ones are not."""
-    sound = groups.drawn is None
+    sound = grid[0].drawn is None
+    choice = Choice(partial(run, threat=threat), grid, chosen, default=grid[0])
     return Entry(
         name,
         PAPER,
         threat,
         "sound" if sound else "statistical",
         DISJOINT if sound else RANDOM,
-        partial(run, threat=threat, groups=groups),
-        partial(attack, threat=threat, groups=groups),
+        choice,
+        partial(attack, threat=threat, choice=choice),
     )
 
 
+FEW = tuple(Groups(size) for size in (1, 2, 4))
+MANY = tuple(Groups(size) for size in (1, 2, 5, 10))
+DRAWN = tuple(Groups(size, 500) for size in (2, 5, 20))
+CHOSEN: dict[str, dict[str, Groups]] = {
+    "trigger": {},
+    "any content": {},
+    "client-rounds": {},
+    "clients": {},
+    "label flips": {},
+    "replaced samples": {},
+}
+"""Groups by threat and data set."""
+CHOSEN_DRAWN: dict[str, Groups] = {}
+
 ENTRIES = (
-    _entry("FLCert-D, groups of 1", "trigger", Groups(1), attack_poison),
-    _entry("FLCert-D, groups of 1", "any content", Groups(1), attack_poison),
-    _entry("FLCert-D, groups of 1", "client-rounds", Groups(1), attack_clients),
-    _entry("FLCert-D, groups of 5", "clients", Groups(5), attack_clients),
-    _entry("FLCert-D, groups of 2", "clients", Groups(2), attack_clients),
-    _entry("FLCert-P, 500 groups of 5", "clients", Groups(5, 500), attack_clients),
-    _entry("FLCert-D, groups of 2", "label flips", Groups(2), attack_labels),
-    _entry("FLCert-D, groups of 2", "replaced samples", Groups(2), attack_labels),
+    _entry("FLCert-D", "trigger", CHOSEN["trigger"], FEW, attack_poison),
+    _entry("FLCert-D", "any content", CHOSEN["any content"], FEW, attack_poison),
+    _entry("FLCert-D", "client-rounds", CHOSEN["client-rounds"], FEW, attack_clients),
+    _entry("FLCert-D", "clients", CHOSEN["clients"], MANY, attack_clients),
+    _entry("FLCert-P, 500 groups", "clients", CHOSEN_DRAWN, DRAWN, attack_clients),
+    _entry("FLCert-D", "label flips", CHOSEN["label flips"], MANY, attack_labels),
+    _entry("FLCert-D", "replaced samples", CHOSEN["replaced samples"], MANY, attack_labels),
 )

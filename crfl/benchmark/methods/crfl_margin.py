@@ -15,6 +15,7 @@ from torch import Tensor
 from crfl.attack.search import colluding, worst_direction
 from crfl.attack.search_inputs import optimised_poison, optimised_trigger
 from crfl.benchmark.attacked import attacking, continued, last_round_predictions
+from crfl.benchmark.choice import Choice
 from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
 from crfl.benchmark.federations import DATA_SETS
 from crfl.certification.certify import certify
@@ -68,10 +69,14 @@ class Trained:
 
 
 @lru_cache(maxsize=1)
-def trained(task: Task) -> Trained:
-    """The recipe of the data set, its update clip fitted to a rehearsal; models that attacks start from are kept."""
+def trained(task: Task, factor: float) -> Trained:
+    """The recipe of the data set with lambda times a factor, its update clip fitted to a rehearsal.
+
+    Models that attacks start from are kept.
+    """
     start = time.process_time()
     recipe = Experiment.named(DATA_SETS[task.data_name].recipe)
+    recipe = recipe.override({"server.decay": recipe.server.decay * factor})
     rounds = recipe.server.rounds
     known = rounds - BEFORE_END
     exp = recipe.override({"seed": task.seed, "attack.round": None, "server.evaluate_every": rounds})
@@ -96,35 +101,35 @@ def attack(exp: Experiment, task: Task, round_: int, poisoned: int, scale: float
     return exp.override(changes | ({"attack.trigger": trigger} if trigger else {}))
 
 
-def client_rounds(task: Task) -> Outcome:
+def client_rounds(task: Task, factor: float) -> Outcome:
     """Theorem 10: so many arbitrary updates, each clipped by the server."""
-    base, start = trained(task), time.process_time()
+    base, start = trained(task, factor), time.process_time()
     cert = certify(base.quiet, task.data, attack_round="any")
-    return _outcome(task, cert, cert.max_malicious().astype(np.float64), start)
+    return _outcome(task, cert, cert.max_malicious().astype(np.float64), base, start)
 
 
-def any_content(task: Task) -> Outcome:
+def any_content(task: Task, factor: float) -> Outcome:
     """How many samples of a batch may hold anything, in an unknown round; whole batches are all that there is."""
-    base, start = trained(task), time.process_time()
+    base, start = trained(task, factor), time.process_time()
     cert = certify(base.poisoned, task.data, attack_round="any")
     batch = min(base.quiet.experiment.local.batch_size, max(task.data.sizes))
     found = np.zeros(len(cert.prediction))
     for level in (*(q for q in LEVELS if q < batch), batch):
         found[cert.scenario.certifies(cert.budget, cert.scenario.cost(np.inf, poisoned=level))] = level
-    return _outcome(task, cert, np.where(found >= batch, np.inf, found), start)
+    return _outcome(task, cert, np.where(found >= batch, np.inf, found), base, start)
 
 
-def trigger(task: Task) -> Outcome:
+def trigger(task: Task, factor: float) -> Outcome:
     """The radius in input space: infinite where nothing matters, unknown (0) where the map's constant is."""
-    base, start = trained(task), time.process_time()
+    base, start = trained(task, factor), time.process_time()
     cert = certify(base.scaled, task.data)
     inputs = np.zeros_like(cert.radius) if cert.input_radius is None else cert.input_radius
-    return _outcome(task, cert, np.where(np.isinf(cert.radius), np.inf, inputs), start)
+    return _outcome(task, cert, np.where(np.isinf(cert.radius), np.inf, inputs), base, start)
 
 
 def attack_client_rounds(task: Task, strength: float) -> IntArray:
     """In the last round: each sample under its own worst updates, exactly; and clients that collude against all."""
-    base, data = trained(task), task.data
+    base, data = _chosen(task), task.data
     run, count = base.quiet, min(int(strength), len(task.data.shards))
     last = run.record.rounds[-1]
     before = run.checkpoints[last.round - 1]
@@ -142,7 +147,7 @@ def attack_client_rounds(task: Task, strength: float) -> IntArray:
 
 def attack_any_content(task: Task, strength: float) -> IntArray:
     """In the last round: copies of the image whose gradient, by ascent through the map, hurts most samples."""
-    base, data = trained(task), task.data
+    base, data = _chosen(task), task.data
     run, last = base.quiet, base.quiet.record.rounds[-1]
     before = run.checkpoints[last.round - 1]
     exp = attack(run.experiment, task, last.round, int(strength), 1.0, trigger="poison")
@@ -155,7 +160,7 @@ def attack_any_content(task: Task, strength: float) -> IntArray:
 
 def attack_trigger(task: Task, strength: float) -> IntArray:
     """In the known round: the trigger of this norm, by ascent through the map, whose poison hurts most samples."""
-    base, data = trained(task), task.data
+    base, data = _chosen(task), task.data
     run, round_ = base.scaled, base.scaled.record.attack_rounds[0].round
     before = run.checkpoints[round_ - 1]
     exp = attack(run.experiment, task, round_, share(run.experiment, task), SCALE, trigger="poison")
@@ -186,8 +191,13 @@ def _fitted(exp: Experiment, task: Task) -> Experiment:
     return exp
 
 
-def _outcome(task: Task, cert: RadiusCertificate, strength: FloatArray, start: float) -> Outcome:
-    seconds = trained(task).seconds + time.process_time() - start
+def _chosen(task: Task) -> Trained:
+    """What attacks start from."""
+    return trained(task, CHOSEN.get(task.data_name, 1.0))
+
+
+def _outcome(task: Task, cert: RadiusCertificate, strength: FloatArray, base: Trained, start: float) -> Outcome:
+    seconds = base.seconds + time.process_time() - start
     found = np.where(cert.abstained, -1.0, strength)
     return Outcome(cert.prediction, found, MODELS, task.data.public_samples, seconds)
 
@@ -206,6 +216,16 @@ def _predict(run: TrainingRun, params: Tensor, x: Tensor) -> IntArray:
     return run.model.logits(params.double(), x.double()).argmax(1).numpy()
 
 
+FACTORS = (0.5, 1.0, 2.0)
+"""On the recipe's lambda."""
+CHOSEN: dict[str, float] = {}
+"""By data set, of all three threats together."""
+
+
+def _choice(func: Callable[[Task, float], Outcome]) -> Choice:
+    return Choice(func, FACTORS, CHOSEN, default=1.0)
+
+
 ENTRIES = (
     Entry(
         "CRFL margin",
@@ -213,7 +233,7 @@ ENTRIES = (
         "trigger",
         "sound",
         (*COMMON, "The attacker's benign counterpart scales its update, too."),
-        trigger,
+        _choice(trigger),
         attack_trigger,
     ),
     Entry(
@@ -222,7 +242,7 @@ ENTRIES = (
         "any content",
         "sound",
         (*COMMON, "The poisoned samples' client trains as told and does not scale its update."),
-        any_content,
+        _choice(any_content),
         attack_any_content,
     ),
     Entry(
@@ -231,7 +251,7 @@ ENTRIES = (
         "client-rounds",
         "sound",
         (*COMMON, "The server clips updates, to a norm that honest ones never reach."),
-        client_rounds,
+        _choice(client_rounds),
         attack_client_rounds,
     ),
 )

@@ -9,13 +9,14 @@ The paper ignores floating point. Here every step is widened by a bound of the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from crfl.benchmark.choice import Choice
 from crfl.benchmark.entry import Entry, Outcome, Task
 from crfl.benchmark.union import flip_labels, norm_bound, union
 from crfl.data.federated import FederatedData
@@ -27,13 +28,10 @@ IntArray = npt.NDArray[np.int64]
 EPS = float(np.finfo(np.float64).eps)
 PAPER = "Sosnin, Mueller, Baader, Tsay and Wicker, TMLR 2025, https://arxiv.org/abs/2406.05670"
 ASSUMPTIONS = (
-    "The server trains on the union of all samples, in one full-batch step from zero.",
+    "The server trains on the union of all samples, in one or two full-batch steps from zero.",
     "The number of training samples stands before training.",
     "The attacker has no influence on the feature map.",
 )
-RATES, CLIP = (1.0,), 0.3
-"""One step: of several settings tried on the test images of digits, a second one cost more than it gained. Clip of a gradient's entry in units of the typical largest
-entry, (bound of the feature norm) / sqrt(d)."""
 GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Strengths that are tried."""
 
@@ -45,6 +43,16 @@ class Poison:
     count: int
     bound: float | None = None
     """None: their labels change. Else the samples are replaced, by others whose features are at most so large, each."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How training goes, for features in the unit ball."""
+
+    rates: tuple[float, ...]
+    """Of each step; the first one alone decides nothing, since it starts from zero."""
+    clip: float
+    """Of a gradient's entry, in units of the typical largest one, (bound of the feature norm) / sqrt(d)."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +82,40 @@ def interval_training(
         >>> (found.upper - found.lower).round(3).tolist()
         [[0.5], [0.5]]
     """
-    weights, stored = Weights(start, start), np.ascontiguousarray(x.T)
-    for rate in rates:
-        weights = interval_step(weights, stored, y, rate, poison, clip)
-    return weights
+    return next(interval_trainings(x, y, start, rates, (poison.count,), poison.bound, clip))
 
 
-def interval_step(weights: Weights, x: FloatArray, y: IntArray, rate: float, poison: Poison, clip: float) -> Weights:
+def interval_trainings(
+    x: FloatArray,
+    y: IntArray,
+    start: FloatArray,
+    rates: Sequence[float],
+    counts: Sequence[int],
+    bound: float | None,
+    clip: float,
+) -> Iterator[Weights]:
+    """`interval_training` for several numbers of poisoned samples. They share the first step, whose start is no interval."""
+    stored = np.ascontiguousarray(x.T)
+    first = interval_step(Weights(start, start), stored, y, rates[0], counts, bound, clip)
+    for count, weights in zip(counts, first, strict=True):
+        found = weights
+        for rate in rates[1:]:
+            (found,) = interval_step(found, stored, y, rate, (count,), bound, clip)
+        yield found
+
+
+def interval_step(
+    weights: Weights,
+    x: FloatArray,
+    y: IntArray,
+    rate: float,
+    counts: Sequence[int],
+    bound: float | None,
+    clip: float,
+) -> list[Weights]:
     """One step W - rate g / n with features (d, n): each entry of g is a sum of intervals, k of them at their worst.
+
+    For each k of `counts`. `bound` is that of `Poison`.
 
     Rounding: a sum of n terms in float64, in any order, is wrong by at most n eps times the sum of their sizes, and
     each entry of a sample's gradient is at most as large as its feature. Each step is widened by four times that, so
@@ -89,38 +123,49 @@ def interval_step(weights: Weights, x: FloatArray, y: IntArray, rate: float, poi
     """
     low, high = _probabilities(weights, x)
     n, total = x.shape[1], np.abs(x).sum(axis=1)
-    worst = np.abs(x).max(axis=1) if poison.bound is None else np.full(len(x), poison.bound)
-    slack = 4 * (n + 64) * EPS * (total + 2 * poison.count * worst)
-    lower, upper = np.empty_like(weights.lower), np.empty_like(weights.upper)
+    worst = np.abs(x).max(axis=1) if bound is None else np.full(len(x), bound)
+    slack = 4 * (n + 64) * EPS * (total + 2 * np.array(counts)[:, None] * worst)
+    lower, upper = (np.empty((len(counts), *weights.lower.shape)) for _ in range(2))
     for label in range(len(low)):
-        least, most = _gradient_sums(low[label], high[label], x, y == label, poison, clip)
+        least, most = _gradient_sums(low[label], high[label], x, y == label, counts, bound, clip)
         least, most = (least - slack) * rate / n, (most + slack) * rate / n
-        lower[label], upper[label] = weights.lower[label] - most, weights.upper[label] - least
+        lower[:, label], upper[:, label] = weights.lower[label] - most, weights.upper[label] - least
     size = 8 * EPS * (np.abs(lower) + np.abs(upper) + np.abs(weights.lower) + np.abs(weights.upper))
-    return Weights(lower - size, upper + size)
+    return [Weights(*ends) for ends in zip(lower - size, upper + size, strict=True)]
 
 
 def _gradient_sums(
-    low: FloatArray, high: FloatArray, x: FloatArray, own: npt.NDArray[np.bool_], poison: Poison, clip: float
+    low: FloatArray,
+    high: FloatArray,
+    x: FloatArray,
+    own: npt.NDArray[np.bool_],
+    counts: Sequence[int],
+    bound: float | None,
+    clip: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """Least and largest sum (d,) over the samples of (p - [own]) x, p from low to high (n,), with the poison."""
+    """Least and largest sum over the samples of (p - [own]) x, p from low to high (n,), (k, d): for each count of poison."""
     one, other = (low - own) * x, (high - own) * x
     least, most = np.clip(np.minimum(one, other), -clip, clip), np.clip(np.maximum(one, other), -clip, clip)
-    sums = least.sum(axis=1), most.sum(axis=1)
-    count = min(poison.count, x.shape[1])
-    if not count:
-        return sums
-    if poison.bound is None:
+    if bound is None:
         one, other = (low - 1) * x, high * x
         gains = (
             least - np.clip(np.minimum(one, other), -clip, clip),
             np.clip(np.maximum(one, other), -clip, clip) - most,
         )
     else:
-        bound = min(poison.bound, clip)
-        gains = least + bound, bound - most
-    down, up = (np.partition(gain, -count, axis=1)[:, -count:].sum(axis=1) for gain in gains)
-    return sums[0] - down, sums[1] + up
+        largest = min(bound, clip)
+        gains = least + largest, largest - most
+    down, up = (_largest_sums(gain, np.minimum(counts, x.shape[1])) for gain in gains)
+    return least.sum(axis=1) - down, most.sum(axis=1) + up
+
+
+def _largest_sums(gains: FloatArray, counts: npt.NDArray[np.int64]) -> FloatArray:
+    """(k, d): for each count the sum of so many largest entries of each row of (d, n)."""
+    most = int(counts.max())
+    largest = np.partition(gains, -most, axis=1)[:, -most:] if most else gains[:, :0]
+    sums = np.cumsum(-np.sort(-largest, axis=1), axis=1)
+    found: FloatArray = np.pad(sums, ((0, 0), (1, 0))).T[counts]
+    return found
 
 
 def _probabilities(weights: Weights, x: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -178,15 +223,14 @@ def gradient_descent(
     return weights
 
 
-def _run(task: Task, replaced: bool) -> Outcome:
+def _run(task: Task, descent: Descent, replaced: bool) -> Outcome:
     """The largest strength of the grid at which the intervals certify each prediction."""
     data, (x, y) = task.data, union(task.data)
-    bound, start, clip = norm_bound(data) if replaced else None, *_settings(data)
+    bound, (start, rates, clip) = norm_bound(data) if replaced else None, _arguments(data, descent)
     test = data.test.x.double().numpy()
-    prediction = (test @ gradient_descent(x, y, start, RATES, clip).T).argmax(axis=1)
+    prediction = (test @ gradient_descent(x, y, start, rates, clip).T).argmax(axis=1)
     strength = np.zeros(len(test))
-    for count in GRID:
-        weights = interval_training(x, y, start, RATES, Poison(count, bound), clip)
+    for count, weights in zip(GRID, interval_trainings(x, y, start, rates, GRID, bound, clip), strict=False):
         stands = predictions_that_stand(weights, test, prediction)
         strength[stands] = count
         if not stands.any():
@@ -194,22 +238,29 @@ def _run(task: Task, replaced: bool) -> Outcome:
     return Outcome(prediction, strength, 1, data.public_samples)
 
 
-def _settings(data: FederatedData) -> tuple[FloatArray, float]:
-    """Where training starts, and the clip."""
-    return np.zeros((data.num_classes, data.num_features)), CLIP * norm_bound(data) / np.sqrt(data.num_features)
+def _arguments(data: FederatedData, descent: Descent) -> tuple[FloatArray, tuple[float, ...], float]:
+    """Where training starts, its rates and its clip, for features of any size."""
+    size = norm_bound(data)
+    start = np.zeros((data.num_classes, data.num_features))
+    return start, tuple(rate / size**2 for rate in descent.rates), descent.clip * size / np.sqrt(data.num_features)
 
 
-def _attack(task: Task, strength: float) -> IntArray:
-    """Predictions after the targeted label flips of `flip_labels`."""
+def _attack(task: Task, strength: float, choice: Choice) -> IntArray:
+    """Predictions after the label flips of `flip_labels`."""
     data = flip_labels(task.data, int(strength))
-    start, clip = _settings(data)
-    weights = gradient_descent(*union(data), start, RATES, clip)
+    (x, y), (start, rates, clip) = union(data), _arguments(data, choice.of(task.data_name))
+    weights = gradient_descent(x, y, start, rates, clip)
     return (data.test.x.double().numpy() @ weights.T).argmax(axis=1)
 
 
-def _entry(threat: str, replaced: bool) -> Entry:
+TRIED = (*(Descent((1.0,), clip) for clip in (0.1, 0.3, 1.0)), Descent((5.0, 5.0), 0.3))
+FLIPS = Choice(partial(_run, replaced=False), TRIED, chosen={}, default=Descent((1.0,), 0.3))
+REPLACED = Choice(partial(_run, replaced=True), TRIED, chosen={}, default=Descent((1.0,), 0.3))
+
+
+def _entry(threat: str, choice: Choice) -> Entry:
     name = "Interval bounds (AGT)"
-    return Entry(name, PAPER, threat, "sound", ASSUMPTIONS, partial(_run, replaced=replaced), _attack)
+    return Entry(name, PAPER, threat, "sound", ASSUMPTIONS, choice, partial(_attack, choice=choice))
 
 
-ENTRIES: tuple[Entry, ...] = (_entry("label flips", False), _entry("replaced samples", True))
+ENTRIES: tuple[Entry, ...] = (_entry("label flips", FLIPS), _entry("replaced samples", REPLACED))

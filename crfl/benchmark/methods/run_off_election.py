@@ -6,13 +6,15 @@ exact here, at least the bound of the paper.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
 
-from crfl.benchmark.entry import Entry, Outcome, Task
-from crfl.benchmark.methods.dpa import ASSUMPTIONS, partitions_of, train_partitions
-from crfl.benchmark.union import flip_labels
+from crfl.benchmark.attacked import affordable
+from crfl.benchmark.choice import Choice
+from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
+from crfl.benchmark.methods.dpa import ASSUMPTIONS, ATTACKED_AT, GRID, trained
 from crfl.certification.ensembles.run_off import run_off_price, run_off_winner
 from crfl.data.federated import Split
 from crfl.ensemble_run import EnsembleRun
@@ -24,16 +26,20 @@ BLOCK = 2**22
 """Logits that are held at a time."""
 
 
-def _run(task: Task) -> Outcome:
-    ensemble = train_partitions(task.data, partitions_of(task.data), task.seed)
+def _run(task: Task, samples: int) -> Outcome:
+    ensemble, seconds = trained(task, samples)
+    start = time.process_time()
     found = [(run_off_winner(logits), run_off_price(logits)) for logits in _logits(ensemble, task.data.test)]
     winner, price = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Outcome(winner, price - 1.0, len(ensemble.groups), task.data.public_samples)
+    seconds += time.process_time() - start
+    return Outcome(winner, price - 1.0, len(ensemble.groups), task.data.public_samples, seconds)
 
 
-def _attack(task: Task, strength: float) -> np.ndarray:
-    """Predictions after the targeted label flips of `flip_labels`."""
-    ensemble = train_partitions(flip_labels(task.data, int(strength)), partitions_of(task.data), task.seed)
+def _attack(task: Task, strength: float) -> IntArray | None:
+    """Predictions after the label flips of `flip_labels`."""
+    if not affordable(task.data, strength, once=ATTACKED_AT):
+        return None
+    ensemble, _ = trained(task, CHOICE.of(task.data_name), int(strength))
     return np.concatenate([run_off_winner(logits) for logits in _logits(ensemble, task.data.test)])
 
 
@@ -44,8 +50,11 @@ def _logits(ensemble: EnsembleRun, test: Split) -> Iterator[np.ndarray]:
         yield ensemble.model.class_logits(models, block.x.to(models)).permute(2, 0, 1).numpy()
 
 
+CHOICE = Choice(_run, GRID, chosen={}, default=50)
+
+
 def _entry(threat: str) -> Entry:
-    return Entry("Run-Off Election", PAPER, threat, "sound", ASSUMPTIONS, _run, _attack)
+    return Entry("Run-Off Election", PAPER, threat, "sound", ASSUMPTIONS, CHOICE, _attack)
 
 
 ENTRIES: tuple[Entry, ...] = (_entry("replaced samples"), _entry("label flips"))
