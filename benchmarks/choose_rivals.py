@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import lru_cache
 
 from crfl.benchmark.choice import Choice, held_out, scores
-from crfl.benchmark.entry import Entry
+from crfl.benchmark.entry import Entry, Task
 from crfl.benchmark.federations import MANY_CLIENTS, load_task
 from crfl.benchmark.methods import load_entries
 
@@ -30,12 +31,19 @@ def together(data_name: str, names: list[str]) -> list[list[tuple[Entry, Choice]
     return sorted(found.values(), key=lambda group: group[0][0].threat in MANY_CLIENTS)
 
 
+@lru_cache(maxsize=1)
+def held_out_tasks(data_name: str, many: bool) -> list[Task]:
+    """The federations of few or of many clients, a part of their training samples held out."""
+    threat = MANY_CLIENTS[0] if many else "trigger"
+    return [held_out(load_task(data_name, threat, seed)) for seed in SEEDS.get(data_name, (0,))]
+
+
 def main(data_name: str, *names: str) -> None:
     """Print the scores of all settings on a data set, of all methods or of those named."""
     for group in together(data_name, list(names)):
         entry = group[0][0]
         start = time.process_time()
-        tasks = [held_out(load_task(data_name, entry.threat, seed)) for seed in SEEDS.get(data_name, (0,))]
+        tasks = held_out_tasks(data_name, entry.threat in MANY_CLIENTS)
         print(f"{entry.name}, {', '.join(e.threat for e, _ in group)}, {data_name}:", flush=True)
         table = scores([(choice, e.threat) for e, choice in group], tasks, lambda line: print("   ", line, flush=True))
         seconds = time.process_time() - start

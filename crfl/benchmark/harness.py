@@ -25,7 +25,7 @@ from crfl.errors import CrflError, DamagedFileError, SettingsError
 from crfl.progress import bar
 from crfl.runs import fingerprint
 
-__all__ = ["Comparison", "compare", "judge"]
+__all__ = ["Comparison", "code_digest", "compare", "judge"]
 
 
 @dataclass(frozen=True)
@@ -210,10 +210,14 @@ def _result(entry: Entry, data_name: str, seed: int, out: Path, loaded: _Loaded)
 
 
 @cache
-def _sources() -> str:
-    """Name of crfl's code: every Python file of the package, by its place and content."""
-    root = Path(__file__).parents[1]
-    parts = [(path.relative_to(root).as_posix(), path.read_bytes()) for path in sorted(root.rglob("*.py"))]
+def code_digest(folder: Path) -> str:
+    """Name of the code in a folder: every Python file, by its place and content.
+
+    Example:
+        >>> len(code_digest(Path(__file__).parents[1]))  # of crfl, as it was when it was first asked for
+        32
+    """
+    parts = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py"))]
     return files.digest(repr(parts).encode())
 
 
@@ -226,7 +230,7 @@ def _key(entry: Entry, data_name: str, seed: int, smoke: bool) -> str:
     except (OSError, TypeError):
         source = ""
     about = {
-        "crfl": _sources(),
+        "crfl": code_digest(Path(__file__).parents[1]),
         "federation": federation(data_name, entry.threat, seed).to_dict(),
         "strengths": list(THREATS[entry.threat].strengths),
         "smoke": smoke,

@@ -35,14 +35,43 @@ def test_what_is_certified_stands():
     assert outcome.models_trained == 20
 
 
+def test_the_number_is_the_papers():
+    """Theorem 1 of the paper: (n_c - max_b (n_b + [b < c])) / 2 rounded down, for the class c of most votes."""
+    task = small_task(samples=1000, spread=1.0)
+    outcome = dpa.ENTRIES[0].run(task)
+    votes = dpa.trained(task, dpa.CHOICE.of(task.data_name))[0].votes(task.data.test)
+    for row, label, strength in zip(votes, outcome.prediction, outcome.strength, strict=True):
+        counts = np.bincount(row, minlength=3)
+        assert counts[label] == counts.max()
+        assert strength == (counts[label] - max(counts[b] + (b < label) for b in range(3) if b != label)) // 2
+    assert len(set(outcome.strength)) > 3
+
+
 def test_flips_change_labels_alone():
     data = small_task().data
-    for count in (0, 3, 300, 10_000):
+    for count in (0, 3, 300):
         flipped = flip_labels(data, count)
-        changed = int((flipped.y != data.y).sum())
-        sizes = np.bincount(union(data)[1])
-        assert changed == count if count <= sizes.min() else changed <= np.sort(sizes)[1:].sum()
+        assert int((flipped.y != data.y).sum()) == count
         assert flipped.x is data.x
+    with pytest.raises(CrflError, match="count"):
+        flip_labels(data, 601)
+
+
+def test_flips_hurt_more_than_random_ones():
+    task = small_task(samples=1000, spread=0.6)
+
+    def wrong(data):
+        x, y = union(data)
+        weights = np.linalg.lstsq(x, np.eye(3)[y], rcond=None)[0]
+        return float(np.mean((task.data.test.x.double().numpy() @ weights).argmax(axis=1) != task.data.test.y.numpy()))
+
+    random = []
+    for seed in range(10):
+        rows = torch.randperm(1000, generator=torch.Generator().manual_seed(seed))[:100]
+        y = task.data.y.clone()
+        y[rows] = (y[rows] + 1) % 3
+        random.append(wrong(replace(task.data, y=y)))
+    assert wrong(flip_labels(task.data, 100)) > max(random)
 
 
 def test_step_needs_a_bound():

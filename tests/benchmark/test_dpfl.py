@@ -10,7 +10,7 @@ from tests.benchmark.tasks import accuracy, small_task
 def test_trainings_are_independent():
     """The share of votes of 400 trainings scatters from seed to seed as 400 independent votes do, and no more."""
     data = small_task(clients=30, spread=5.0).data  # hardly to be told apart
-    shares = np.stack([dpfl.private_votes(data, 400, seed)[:, 0] / 400 for seed in range(12)])
+    shares = np.stack([dpfl.private_votes(data, dpfl.Private(), 400, seed)[:, 0] / 400 for seed in range(12)])
     mean = shares.mean(axis=0)
     between = (mean > 0.1) & (mean < 0.9)
     assert between.sum() >= 5
@@ -20,7 +20,10 @@ def test_trainings_are_independent():
 
 def test_a_client_moves_the_sum_by_its_share():
     """mu: one client of N equal ones moves the average by at most 2 S / N, whatever it sends."""
-    assert dpfl.user_mu(small_task(clients=30).data) == pytest.approx(2 / 30 / dpfl.NOISE)
+    private = dpfl.Private(rounds=7, noise=0.03, clip=2.0)
+    std = private.noise * private.clip * private.rounds**0.5
+    by_hand = private.rounds**0.5 * 2 * private.clip / 30 / std
+    assert dpfl.user_mu(small_task(clients=30).data, private) == pytest.approx(by_hand)
 
 
 def test_what_is_certified_stands():

@@ -146,7 +146,11 @@ def attack_poison(task: Task, strength: float, threat: str, choice: Choice) -> I
     """In the last round: the image or the trigger whose poison, by ascent through the map, hurts the client's group."""
     if not affordable(task.data, strength, once=TRAINED_AT[threat]):
         return None
-    ensemble, _ = trained(task, tried_on(threat), choice.of(task.data_name))
+    return poisoned(task, trained(task, tried_on(threat), choice.of(task.data_name))[0], threat, strength)
+
+
+def poisoned(task: Task, ensemble: EnsembleRun, threat: str, strength: float) -> IntArray:
+    """Predictions (m,) after the first client was poisoned in the last round."""
     data, exp, model = task.data, ensemble.experiment, ensemble.model
     assert isinstance(model, SoftmaxRegression)
     own = next(g for g, members in enumerate(ensemble.groups) if 0 in members)
