@@ -21,14 +21,15 @@ SEEDS = {"digits": (0, 1), "loan": (0, 1)}
 """Of the federations that are averaged; of larger data one, the first."""
 
 
-def together(data_name: str, names: list[str]) -> list[list[tuple[Entry, Choice]]]:
-    """Entries with a choice, those that share their settings together."""
-    found: dict[int, list[tuple[Entry, Choice]]] = {}
+def together(names: list[str]) -> list[list[tuple[Entry, Choice]]]:
+    """Entries with a choice, those that share their settings together; names may be the beginnings of names."""
+    found: dict[int, dict[int, tuple[Entry, Choice]]] = {}
     for entry in load_entries():
-        covered = entry.data is None or data_name in entry.data
-        if isinstance(entry.run, Choice) and covered and (not names or entry.name in names):
-            found.setdefault(id(entry.run.chosen), []).append((entry, entry.run))
-    return sorted(found.values(), key=lambda group: group[0][0].threat in MANY_CLIENTS)
+        asked = not names or any(entry.name.startswith(name) for name in names)
+        if isinstance(entry.run, Choice) and asked:
+            found.setdefault(id(entry.run.chosen), {}).setdefault(id(entry.run), (entry, entry.run))
+    groups = [list(group.values()) for group in found.values()]
+    return sorted(groups, key=lambda group: group[0][0].threat in MANY_CLIENTS)
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +41,7 @@ def held_out_tasks(data_name: str, many: bool) -> list[Task]:
 
 def main(data_name: str, *names: str) -> None:
     """Print the scores of all settings on a data set, of all methods or of those named."""
-    for group in together(data_name, list(names)):
+    for group in together(list(names)):
         entry = group[0][0]
         start = time.process_time()
         tasks = held_out_tasks(data_name, entry.threat in MANY_CLIENTS)

@@ -1,12 +1,14 @@
 """Draws the comparison: tables and pictures of docs/comparison.md, and README's table, from benchmarks/results/*.csv.
 
-Run: python docs/draw_comparison.py. The CSVs are what `crfl compare` wrote. Text between a line `<!-- table: ... -->` and
+Run: python docs/draw_comparison.py; or python docs/draw_comparison.py FOLDER, which first makes the CSVs of what `crfl
+compare --out FOLDER` has done so far, by the same code. Text between a line `<!-- table: ... -->` and
 `<!-- end -->` is replaced; a test holds the pages to the CSVs.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -14,8 +16,23 @@ import numpy as np
 import pandas as pd
 
 from crfl.benchmark.entry import THREATS
+from crfl.benchmark.federations import DATA_SETS
+from crfl.benchmark.harness import gather
+from crfl.benchmark.methods import load_entries
+from crfl.benchmark.table import threat_table
 from crfl.plots.style import legend_below, look, new_axes
 
+SEEDS = 5
+TITLES = {
+    "mnist": "MNIST",
+    "digits": "Digits",
+    "loan": "LOAN",
+    "emnist": "EMNIST, a part",
+    "cifar10": "CIFAR-10, a part",
+}
+"""In the order of the pages."""
+COLUMNS = 3
+"""Of a picture."""
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "docs" / "comparison.md", ROOT / "README.md")
@@ -59,6 +76,14 @@ def threat_lines(threat: str, data_name: str) -> str:
     return "\n".join(lines)
 
 
+def all_lines(threat: str) -> str:
+    """The tables of one threat on all data sets, each under its name."""
+    known = set(read(threat)["data"])
+    return "\n\n".join(
+        f"**{title}**\n\n{threat_lines(threat, name)}" for name, title in TITLES.items() if name in known
+    )
+
+
 def guarantee(row: pd.Series) -> str:
     """With what attacks found out."""
     wrong = str(row["contradicted"])
@@ -92,7 +117,7 @@ def filled(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         threat, _, data_name = found["what"].partition(", ")
-        lines = summary_lines(data_name) if threat == "summary" else threat_lines(threat, data_name)
+        lines = summary_lines(data_name) if threat == "summary" else all_lines(threat)
         return f"{found[1]}{lines}\n{found[3]}"
 
     return MARK.sub(table, text)
@@ -102,12 +127,15 @@ def draw(threat: str, data_names: list[str]) -> None:
     """docs/images/comparison-<threat>.png: certified accuracy over strength, crosses under the best attack found."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
-        1, len(data_names), figsize=(5.6 * len(data_names), 4.4), layout="constrained", squeeze=False
-    )
+    columns = min(COLUMNS, len(data_names))
+    rows = -(-len(data_names) // columns)
+    size = (5.6 * columns, 4.4 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat[len(data_names) :]:
+        ax.remove()
     table, strengths = read(threat), [0.0, *THREATS[threat].strengths]
     methods = list(dict.fromkeys(table["method"]))
-    for ax, data_name in zip(axes[0], data_names, strict=True):
+    for ax, data_name in zip(axes.flat, data_names, strict=False):
         new_axes(ax, THREATS[threat].unit, "certified accuracy")
         for _, row in table[table["data"] == data_name].iterrows():
             style = {**look(methods.index(row["method"])), "markevery": 1}
@@ -122,22 +150,35 @@ def draw(threat: str, data_names: list[str]) -> None:
             ax.plot(strengths[1:], attacked, linestyle="none", marker="x", color=style["color"], markersize=5)
         ax.set_xscale("symlog", linthresh=strengths[1])
         ax.set_xticks(strengths, [f"{s:g}" for s in strengths])
-        ax.set(title=data_name, ylim=(-0.02, 1.02))
+        ax.set(title=TITLES[data_name], ylim=(-0.02, 1.02))
         ax.grid(alpha=0.3)
         legend_below(ax)
     figure.savefig(ROOT / "docs" / "images" / f"comparison-{threat.replace(' ', '-')}.png", dpi=110)
     pyplot.close(figure)
 
 
-def main() -> None:
+def collect(folder: str) -> None:
+    """The CSVs of all results that are there."""
+    found = gather(load_entries(), tuple(DATA_SETS), range(SEEDS), folder)
+    for text in found.contradicted:
+        print("CONTRADICTED", text)
+    for threat in THREATS:
+        if len(table := threat_table(found, threat)):
+            table.to_csv(RESULTS / f"{threat.replace(' ', '-')}.csv", index=False)
+
+
+def main(*folders: str) -> None:
     """Everything."""
     matplotlib.use("Agg")
+    for folder in folders:
+        collect(folder)
     for path in PAGES:
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
     for threat in THREATS:
         if (RESULTS / f"{threat.replace(' ', '-')}.csv").is_file():
-            draw(threat, list(dict.fromkeys(read(threat)["data"])))
+            known = set(read(threat)["data"])
+            draw(threat, [name for name in TITLES if name in known])
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

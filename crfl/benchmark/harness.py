@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from crfl.errors import CrflError, DamagedFileError, SettingsError
 from crfl.progress import bar
 from crfl.runs import fingerprint
 
-__all__ = ["Comparison", "code_digest", "compare", "judge"]
+__all__ = ["Comparison", "code_digest", "compare", "gather", "judge"]
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,7 @@ def compare(
         >>> bool(found.results[0].certified_accuracy(1) > 0.9)
         True
     """
-    _check(entries, data_names)
-    results, failures, loaded = [], [], _Loaded(smoke)
-    jobs = [
-        (entry, data_name, seed)
-        for data_name in data_names
-        for seed in seeds
-        for entry in sorted(entries, key=lambda e: e.threat in MANY_CLIENTS)
-        if entry.data is None or data_name in entry.data
-    ]
+    jobs, results, failures, loaded = _jobs(entries, data_names, seeds), [], [], _Loaded(smoke)
     with bar(total=len(jobs), desc="comparison", unit="result", shown=progress) as shown:
         for entry, data_name, seed in jobs:
             shown.set_postfix_str(f"{entry.name}, {data_name}, seed {seed}")
@@ -109,6 +102,44 @@ def compare(
                 failures.append(f"{entry.threat}: {entry.name} on {data_name}, seed {seed}: {error}")
             shown.update()
     return Comparison(tuple(entries), tuple(results), tuple(failures))
+
+
+def gather(entries: Sequence[Entry], data_names: Sequence[str], seeds: Iterable[int], out: str | Path) -> Comparison:
+    """What `compare` has made so far, in the same folder and by the same code; nothing is trained.
+
+    Args:
+        entries, data_names, seeds, out: As for `compare`.
+
+    Returns:
+        The results that are there.
+
+    Raises:
+        SettingsError: As `compare` does.
+        DamagedFileError: A result is not what was written.
+
+    Example:
+        >>> gather([], ["digits"], range(5), "nowhere").results
+        ()
+    """
+    jobs = _jobs(entries, data_names, seeds)
+    found = [
+        read_result(
+            result_path(Path(out), entry.threat, entry.name, data_name, seed), _key(entry, data_name, seed, False)
+        )
+        for entry, data_name, seed in jobs
+    ]
+    return Comparison(tuple(entries), tuple(r for r in found if r is not None), ())
+
+
+def _jobs(entries: Sequence[Entry], data_names: Sequence[str], seeds: Iterable[int]) -> list[tuple[Entry, str, int]]:
+    """Each entry on each data set that it covers with each seed, those that share a federation together."""
+    _check(entries, data_names)
+    return [
+        (entry, data_name, seed)
+        for data_name, seed in product(data_names, seeds)
+        for entry in sorted(entries, key=lambda e: e.threat in MANY_CLIENTS)
+        if entry.data is None or data_name in entry.data
+    ]
 
 
 def judge(entry: Entry, task: Task) -> Result:

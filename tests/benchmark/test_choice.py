@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crfl.benchmark.choice import Choice, held_out, score, scores
-from crfl.benchmark.entry import Outcome
+from crfl.benchmark.entry import THREATS, Outcome
 from crfl.benchmark.federations import DATA_SETS, load_task, part_of
 from crfl.benchmark.harness import code_digest
 from crfl.benchmark.methods import load_entries
@@ -62,6 +62,12 @@ def test_what_stands_in_the_methods_was_tried(name, entry):
     choice = entry.run
     assert set(choice.chosen) <= set(DATA_SETS)
     assert all(settings in choice.grid for settings in choice.chosen.values()), name
+
+
+def test_groups_have_a_row_on_every_data_set():
+    for threat in THREATS:
+        rows = [e for e in load_entries() if e.threat == threat and e.name.startswith("FLCert-D")]
+        assert sorted(name for e in rows for name in e.data) == sorted(DATA_SETS)
 
 
 def test_a_part_of_a_federation():

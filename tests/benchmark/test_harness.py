@@ -11,7 +11,7 @@ from scipy import stats
 import crfl
 from crfl.benchmark.entry import THREATS, Entry, Outcome
 from crfl.benchmark.federations import DATA_SETS, federation
-from crfl.benchmark.harness import compare
+from crfl.benchmark.harness import compare, gather
 from crfl.benchmark.methods import load_entries
 from crfl.benchmark.page import comparison_page
 from crfl.benchmark.table import student_interval, threat_table
@@ -48,6 +48,16 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     again = compare([entry()], ["digits"], [0, 1], tmp_path)
     assert [r.prediction[0] for r in again.results] == [0, 1]
     assert again.results[0].cpu_seconds == first.results[0].cpu_seconds
+
+
+def test_what_is_there_is_gathered(tmp_path):
+    entries = [entry(), entry("another")]
+    assert gather(entries, ["digits"], range(3), tmp_path).results == ()
+    compare(entries, ["digits"], [0], tmp_path)
+    compare(entries[:1], ["digits"], [1], tmp_path)
+    found = gather(entries, ["digits"], range(3), tmp_path)
+    assert [(r.method, r.seed) for r in found.results] == [("constant", 0), ("another", 0), ("constant", 1)]
+    assert gather([entry(attack=unchanged)], ["digits"], range(3), tmp_path).results == ()  # another method
 
 
 def test_a_method_that_changed_is_tried_again(tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def attack_clients(task: Task, strength: float, threat: str, choice: Choice) -> 
     ensemble, _ = trained(task, tried_on(threat), groups)
     votes = ensemble.votes(task.data.test)
     count = int(strength)
-    malicious = _one_of_each(ensemble, count)
+    malicious = _one_of_each(ensemble, count) if groups.drawn is None else list(range(count))  # who knows no group
     alone = changed_votes(votes, ensemble.num_classes, _spoiled(ensemble, malicious, votes, groups))
     if groups.drawn is not None or not affordable(task.data, strength, once=TRAINED_AT[threat]):
         return alone
@@ -238,43 +238,45 @@ def _one_of_each(ensemble: EnsembleRun, count: int) -> list[int]:
     return list(firsts)[:count]
 
 
-def _entry(
-    name: str, threat: str, chosen: dict[str, Groups], grid: tuple[Groups, ...], attack: Callable[..., IntArray | None]
-) -> Entry:
-    """A row; disjoint groups are certain, random ones are not."""
-    sound = grid[0].drawn is None
-    choice = Choice(partial(run, threat=threat), grid, chosen, default=grid[0])
-    return Entry(
-        name,
-        PAPER,
-        threat,
-        "sound" if sound else "statistical",
-        DISJOINT if sound else RANDOM,
-        choice,
-        partial(attack, threat=threat, choice=choice),
-    )
+def _rows(threat: str, choice: Choice, attack: Callable[..., IntArray | None]) -> list[Entry]:
+    """A row for each of the chosen sizes, on the data sets for which it was; disjoint groups are certain, random ones are not."""
+    return [
+        Entry(
+            f"FLCert-D, groups of {groups.clients}"
+            if groups.drawn is None
+            else f"FLCert-P, {groups.drawn} groups of {groups.clients}",
+            PAPER,
+            threat,
+            "sound" if groups.drawn is None else "statistical",
+            DISJOINT if groups.drawn is None else RANDOM,
+            choice,
+            partial(attack, threat=threat, choice=choice),
+            tuple(name for name, chosen in choice.chosen.items() if chosen == groups),
+        )
+        for groups in sorted(set(choice.chosen.values()), key=lambda groups: groups.clients)
+    ]
+
+
+def _choice(threat: str, grid: tuple[Groups, ...], chosen: dict[str, Groups]) -> Choice:
+    return Choice(partial(run, threat=threat), grid, chosen, default=grid[0])
 
 
 FEW = tuple(Groups(size) for size in (1, 2, 4))
 MANY = tuple(Groups(size) for size in (1, 2, 5, 10))
 DRAWN = tuple(Groups(size, 500) for size in (2, 5, 20))
-CHOSEN: dict[str, dict[str, Groups]] = {
-    "trigger": {},
-    "any content": {},
-    "client-rounds": {},
-    "clients": {},
-    "label flips": {},
-    "replaced samples": {},
-}
-"""Groups by threat and data set."""
-CHOSEN_DRAWN: dict[str, Groups] = {}
+ONE_ROUND = {"digits": FEW[1], "loan": FEW[0], "mnist": FEW[0], "emnist": FEW[0], "cifar10": FEW[0]}
+ROUNDS = {"digits": FEW[0], "loan": FEW[0], "mnist": FEW[0], "emnist": FEW[0], "cifar10": FEW[0]}
+CLIENTS = {"digits": MANY[0], "loan": MANY[1], "mnist": MANY[2], "emnist": MANY[2], "cifar10": MANY[1]}
+SAMPLES = {"digits": MANY[0], "loan": MANY[1], "mnist": MANY[1], "emnist": MANY[2], "cifar10": MANY[1]}
+AT_RANDOM = {"digits": DRAWN[1], "loan": DRAWN[1], "mnist": DRAWN[1], "emnist": DRAWN[2], "cifar10": DRAWN[1]}
+"""Groups by data set: for poison in one round, for client-rounds, for clients, for samples; drawn at random."""
 
 ENTRIES = (
-    _entry("FLCert-D", "trigger", CHOSEN["trigger"], FEW, attack_poison),
-    _entry("FLCert-D", "any content", CHOSEN["any content"], FEW, attack_poison),
-    _entry("FLCert-D", "client-rounds", CHOSEN["client-rounds"], FEW, attack_clients),
-    _entry("FLCert-D", "clients", CHOSEN["clients"], MANY, attack_clients),
-    _entry("FLCert-P, 500 groups", "clients", CHOSEN_DRAWN, DRAWN, attack_clients),
-    _entry("FLCert-D", "label flips", CHOSEN["label flips"], MANY, attack_labels),
-    _entry("FLCert-D", "replaced samples", CHOSEN["replaced samples"], MANY, attack_labels),
+    *_rows("trigger", _choice("trigger", FEW, ONE_ROUND), attack_poison),
+    *_rows("any content", _choice("any content", FEW, ONE_ROUND), attack_poison),
+    *_rows("client-rounds", _choice("client-rounds", FEW, ROUNDS), attack_clients),
+    *_rows("clients", _choice("clients", MANY, CLIENTS), attack_clients),
+    *_rows("clients", _choice("clients", DRAWN, AT_RANDOM), attack_clients),
+    *_rows("label flips", _choice("label flips", MANY, SAMPLES), attack_labels),
+    *_rows("replaced samples", _choice("replaced samples", MANY, SAMPLES), attack_labels),
 )
