@@ -33,7 +33,7 @@ ASSUMPTIONS = (
     "The number of samples of each client stands before training, whatever they hold.",
     "The attacker has no influence on the feature map.",
 )
-GRID = (10, 20, 50, 100)
+GRID = (20, 50, 100)
 """Samples a partition."""
 RATE, DECAY, ROUNDS = 200.0, 3e-4, 40
 """Largest learning rate, lambda and steps, for features in the unit ball: those of configs/certified/mnist-ensemble.yaml."""
