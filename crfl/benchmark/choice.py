@@ -53,7 +53,7 @@ class Choice:
 def held_out(task: Task) -> Task:
     """The federation whose test samples are every fifth sample of each client, which nobody trains on.
 
-    At most 1,000 of them, and a smoke run's number of random groups and private trainings.
+    At most 1,000 of them.
 
     Example:
         >>> from crfl.benchmark.federations import load_task
@@ -65,7 +65,7 @@ def held_out(task: Task) -> Task:
     rows = torch.cat([rows[last::EVERY] for rows in data.shards])
     rows = rows[torch.arange(min(MOST, len(rows))) * len(rows) // min(MOST, len(rows))]
     test, inputs = Split(data.features(rows), data.y[rows]), Split(data.input_features(rows), data.y[rows])
-    return replace(task, data=with_test(replace(data, shards=kept), test, inputs), smoke=True)
+    return replace(task, data=with_test(replace(data, shards=kept), test, inputs))
 
 
 def score(outcome: Outcome, labels: np.ndarray, threat: str) -> float:

@@ -23,6 +23,7 @@ from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.ensemble import train_ensemble
 from crfl.ensemble_run import EnsembleRun
+from crfl.errors import CrflError
 from crfl.groups import deal_clients
 
 __all__ = ["ASSUMPTIONS", "ENTRIES", "deal_samples", "partitions_of", "train_partitions", "trained"]
@@ -33,8 +34,8 @@ ASSUMPTIONS = (
     "The number of samples of each client stands before training, whatever they hold.",
     "The attacker has no influence on the feature map.",
 )
-GRID = (20, 50, 100)
-"""Samples a partition."""
+GRID, MOST = (5, 10, 20, 50, 100), 3000
+"""Samples a partition; most partitions, as in the paper's finest split of MNIST."""
 RATE, DECAY, ROUNDS = 200.0, 3e-4, 40
 """Largest learning rate, lambda and steps, for features in the unit ball: those of configs/certified/mnist-ensemble.yaml."""
 ATTACKED_AT = 50
@@ -42,8 +43,11 @@ ATTACKED_AT = 50
 
 
 def partitions_of(data: FederatedData, samples: int) -> int:
-    """k, for so many samples a partition."""
-    return max(1, sum(data.sizes) // samples)
+    """k, for so many samples a partition. CrflError if it is more than 3,000."""
+    found = max(1, sum(data.sizes) // samples)
+    if found > MOST:
+        raise CrflError(f"partitions: got {found}, expected at most {MOST}")
+    return found
 
 
 def deal_samples(data: FederatedData, partitions: int, seed: int) -> FederatedData:

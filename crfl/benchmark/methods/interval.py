@@ -253,7 +253,7 @@ def _attack(task: Task, strength: float, choice: Choice) -> IntArray:
     return (data.test.x.double().numpy() @ weights.T).argmax(axis=1)
 
 
-TRIED = (*(Descent((1.0,), clip) for clip in (0.1, 0.3, 1.0)), Descent((5.0, 5.0), 0.3))
+TRIED = (*(Descent((1.0,), clip) for clip in (0.03, 0.1, 0.3, 1.0)), Descent((5.0, 5.0), 0.3))
 FLIPS = Choice(partial(_run, replaced=False), TRIED, chosen={}, default=Descent((1.0,), 0.3))
 REPLACED = Choice(partial(_run, replaced=True), TRIED, chosen={}, default=Descent((1.0,), 0.3))
 

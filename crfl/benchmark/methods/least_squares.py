@@ -188,7 +188,7 @@ def _attack(task: Task, strength: float, choice: Choice) -> IntArray:
     return np.concatenate([(block @ own).argmax(axis=1) for block in blocks])
 
 
-RIDGES, FLIPS = (0.1, 0.3, 1.0), (0.05, 0.1, 0.2)
+RIDGES, FLIPS = (0.1, 0.3, 1.0, 3.0), (0.003, 0.01, 0.03)
 """Penalty in units of the mean square of the features, times the samples; q."""
 SMOOTHED = Choice(_smoothed, tuple(product(RIDGES, FLIPS)), chosen={}, default=(0.3, 0.1))
 PLAIN = Choice(_plain, tuple((ridge,) for ridge in RIDGES), chosen={}, default=(0.3,))
