@@ -13,6 +13,6 @@ def test_what_is_certified_stands():
 def test_two_classes_are_dpa():
     """The run-off of two classes is the vote."""
     task = small_task(classes=2)
-    plain, twice = dpa.ENTRIES[0].run(task), run_off_election.ENTRIES[0].run(task)
+    plain, twice = (module.CHOICE.func(task, 50) for module in (dpa, run_off_election))
     np.testing.assert_array_equal(plain.prediction, twice.prediction)
     np.testing.assert_array_equal(plain.strength, twice.strength)

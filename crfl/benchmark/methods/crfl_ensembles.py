@@ -264,18 +264,22 @@ def _choice(threat: str, grid: tuple[Groups, ...], chosen: dict[str, Groups]) ->
 FEW = tuple(Groups(size) for size in (1, 2, 4))
 MANY = tuple(Groups(size) for size in (1, 2, 5, 10))
 DRAWN = tuple(Groups(size, 500) for size in (2, 5, 20))
-ONE_ROUND = {"digits": FEW[1], "loan": FEW[0], "mnist": FEW[0], "emnist": FEW[0], "cifar10": FEW[0]}
+ONE_ROUND = {"digits": FEW[1], "loan": FEW[1], "mnist": FEW[0], "emnist": FEW[0], "cifar10": FEW[0]}
 ROUNDS = {"digits": FEW[0], "loan": FEW[0], "mnist": FEW[0], "emnist": FEW[0], "cifar10": FEW[0]}
-CLIENTS = {"digits": MANY[0], "loan": MANY[1], "mnist": MANY[2], "emnist": MANY[2], "cifar10": MANY[1]}
-SAMPLES = {"digits": MANY[0], "loan": MANY[1], "mnist": MANY[1], "emnist": MANY[2], "cifar10": MANY[1]}
-AT_RANDOM = {"digits": DRAWN[1], "loan": DRAWN[1], "mnist": DRAWN[1], "emnist": DRAWN[2], "cifar10": DRAWN[1]}
-"""Groups by data set: for poison in one round, for client-rounds, for clients, for samples; drawn at random."""
+CLIENTS = {"digits": MANY[0], "loan": MANY[0], "mnist": MANY[2], "emnist": MANY[2], "cifar10": MANY[2]}
+RUNNER_UP = {"mnist": MANY[1]}
+SAMPLES = {"digits": MANY[0], "loan": MANY[0], "mnist": MANY[1], "emnist": MANY[1], "cifar10": MANY[1]}
+AT_RANDOM = {"digits": DRAWN[1], "loan": DRAWN[1], "mnist": DRAWN[1], "emnist": DRAWN[1], "cifar10": DRAWN[1]}
+"""Groups by data set: for poison in one round, for client-rounds, for clients, for samples; drawn at random. Chosen on held-out
+training samples by benchmarks/choose_rivals.py; EMNIST and CIFAR-10 take MNIST's, and random groups have one size everywhere.
+Against clients MNIST has a second row: the scores of the two sizes differ by 0.0002."""
 
 ENTRIES = (
     *_rows("trigger", _choice("trigger", FEW, ONE_ROUND), attack_poison),
     *_rows("any content", _choice("any content", FEW, ONE_ROUND), attack_poison),
     *_rows("client-rounds", _choice("client-rounds", FEW, ROUNDS), attack_clients),
     *_rows("clients", _choice("clients", MANY, CLIENTS), attack_clients),
+    *_rows("clients", _choice("clients", MANY, RUNNER_UP), attack_clients),
     *_rows("clients", _choice("clients", DRAWN, AT_RANDOM), attack_clients),
     *_rows("label flips", _choice("label flips", MANY, SAMPLES), attack_labels),
     *_rows("replaced samples", _choice("replaced samples", MANY, SAMPLES), attack_labels),

@@ -190,8 +190,19 @@ def _attack(task: Task, strength: float, choice: Choice) -> IntArray:
 
 RIDGES, FLIPS = (0.1, 0.3, 1.0, 3.0), (0.003, 0.01, 0.03)
 """Penalty in units of the mean square of the features, times the samples; q."""
-SMOOTHED = Choice(_smoothed, tuple(product(RIDGES, FLIPS)), chosen={}, default=(0.3, 0.1))
-PLAIN = Choice(_plain, tuple((ridge,) for ridge in RIDGES), chosen={}, default=(0.3,))
+SMOOTHED = Choice(
+    _smoothed,
+    tuple(product(RIDGES, FLIPS)),
+    chosen={"digits": (1.0, 0.003), "loan": (0.3, 0.003), "mnist": (0.3, 0.003)},
+    default=(0.3, 0.003),
+)
+PLAIN = Choice(
+    _plain,
+    tuple((ridge,) for ridge in RIDGES),
+    chosen={"digits": (1.0,), "loan": (0.1,), "mnist": (0.3,)},
+    default=(0.3,),
+)
+"""Chosen on held-out training samples by benchmarks/choose_rivals.py; other data take MNIST's."""
 
 
 def _entry(name: str, paper: str, choice: Choice) -> Entry:
