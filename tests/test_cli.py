@@ -401,6 +401,12 @@ def test_plugins_are_imported_before_anything_else(call, config, tmp_path, monke
     try:
         result = call(*args, "--plugin", plugin)
         assert result.exit_code == 0, result.output
+        for command in ("certify", "plot", "report", "verify"):
+            MALICIOUS.pop("backwards twice", None)  # as in another process
+            sys.modules.pop("own_updates_of_a_test", None)
+            assert "attack.update: got 'backwards twice'" in call(command, tmp_path / "out").output
+            result = call(command, tmp_path / "out", "--plugin", plugin)
+            assert result.exit_code == 0, result.output
         assert crfl.load_run(tmp_path / "out").record.attack_rounds[0].attackers[0].update == "backwards twice"
     finally:
         MALICIOUS.pop("backwards twice", None)

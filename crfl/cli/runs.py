@@ -141,6 +141,7 @@ def certify(
 
 @click.command()
 @options.folder
+@options.plugin
 def plot(folder: Path) -> None:
     """Draw a run's plots again from its files alone.
 
@@ -187,6 +188,7 @@ def report(folder: Path) -> None:
 
 @click.command()
 @options.folder
+@options.plugin
 def verify(folder: Path) -> None:
     """Check every file of a run folder against what was written.
 

@@ -106,9 +106,13 @@ def write_files(folder: Path, files: Mapping[str, str | bytes], **about: Any) ->
 
 
 def add_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write files that belong together into a folder with a manifest: afterwards all of them are listed, or none."""
+    """Write files that belong together into a folder with a manifest: afterwards all of them are listed, or none.
+
+    Files that are listed as they are stay listed while they are written, so that a kill cannot take them away.
+    """
     manifest = load(folder)
-    if manifest.digests.keys() & files.keys():
+    same = all(digest(_bytes(content)) in manifest.digests.get(name, ()) for name, content in files.items())
+    if not same and manifest.digests.keys() & files.keys():
         manifest = manifest.without(files)
         manifest.write()
     manifest.with_files(_write(folder, files)).write()

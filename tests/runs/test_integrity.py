@@ -1,4 +1,11 @@
-"""A few damages of every kind to every file of a run; `python -m benchmarks.integrity` tries many."""
+"""A few damages of every kind to every file of a run, and a few kills.
+
+`python -m benchmarks.integrity` and `python -m benchmarks.kills` try many.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +20,12 @@ def test_no_damage_is_silent_and_no_error_foreign(make, read, files):
     assert not wrong
     assert outcomes.total() > 3 * 3 * files
     assert outcomes["refused"] > 0.8 * outcomes.total()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_kills_lose_nothing_and_leave_nothing():
+    """In a process of its own, which forks while it has no threads. Of 15 kills 5 are of a run, an ensemble, a sweep."""
+    command = [sys.executable, "-m", "benchmarks.kills", "15", "1"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "15 kills, seed 1: 0 losses and leftovers" in found.stdout
