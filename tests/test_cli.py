@@ -239,6 +239,11 @@ def test_certificates_that_are_damaged_or_stray(call, finished):
     (place / "stray-clean.csv").write_text("")
     assert call("plot", finished).exit_code == 0
     assert not list((finished / "plots").glob("stray*"))
+    versions = finished / "versions.json"
+    whole = versions.read_text()
+    versions.write_text(whole.replace("3.", "4.", 1))
+    assert "versions.json: is damaged" in call("report", finished).output
+    versions.write_text(whole)
     saved = place / "margin-clean.csv"
     saved.write_text(saved.read_text().replace("False", "True", 1))
     for command in ("plot", "report"):

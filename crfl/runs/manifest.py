@@ -47,14 +47,14 @@ class Manifest:
         """The listed files in a folder inside the folder, in order."""
         return sorted(name for name in self.digests if name.startswith(f"{place}/"))
 
-    def problems(self) -> dict[str, str]:
-        """What is wrong with which of the files."""
+    def problems(self) -> dict[str, StoreError]:
+        """What is wrong with which of the files: DamagedFileError, or StoreError if it cannot be read now."""
         found = {}
         for name in sorted(self.digests):
             try:
                 self.read(name)
             except StoreError as error:
-                found[name] = str(error)
+                found[name] = error
         return found
 
     def write(self) -> None:

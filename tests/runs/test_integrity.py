@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.integrity import attack, complete_run, read_complete, read_unfinished, unfinished_run
+from benchmarks.integrity import CASES, attack
 
 
-@pytest.mark.parametrize(
-    ("make", "read", "files"), [(complete_run, read_complete, 13), (unfinished_run, read_unfinished, 4)]
-)
-def test_no_damage_is_silent_and_no_error_foreign(make, read, files):
-    outcomes, wrong = attack(make, read, tries=3)
+@pytest.mark.parametrize(("case", "files"), zip(CASES, (13, 4, 11, 4), strict=True))
+def test_no_damage_is_silent_and_no_error_foreign(case, files):
+    outcomes, wrong = attack(*case, tries=3)
     assert not wrong
     assert outcomes.total() > 3 * 3 * files
     assert outcomes["refused"] > 0.8 * outcomes.total()
