@@ -3,7 +3,7 @@
     python -m benchmarks.integrity [tries]
 
 Each try flips a bit, cuts the file, swaps two bytes, or repeats or drops some, at a random place; then the folder is
-verified, and read as a user would read it.
+verified, and read as a user would read it. (`benchmarks/kills.py` kills what writes.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import crfl
+from crfl.ensemble_run import choose_groups
 from crfl.errors import CrflError
 from crfl.run_batch import RunBatch
 from crfl.runs.certificates import load_certificate_votes, load_certificates, save_certificate
@@ -25,6 +26,10 @@ from crfl.runs.verify import verify
 
 EXP = crfl.Experiment().override(
     {"server.rounds": 6, "attack.round": 3, "smoothing.samples": 50, "smoothing.test_samples": 30}
+)
+
+ENSEMBLE = EXP.override(
+    {"data.clients": 12, "ensemble.groups": 4, "server.update_clip": 0.5, "server.decay": 0.1, "server.rounds": 4}
 )
 
 
@@ -54,9 +59,28 @@ def complete_run(folder: Path) -> None:
         save_certificate(folder, kind, crfl.certify(run, data.test, kind=kind), data.test.y, EXP)
 
 
+def complete_ensemble(folder: Path) -> None:
+    """An ensemble with its certificates, plain and priced."""
+    data = crfl.load_data(ENSEMBLE)
+    ensemble = crfl.train_ensemble(ENSEMBLE, data, resume_dir=folder)
+    for prices in (None, "clients"):
+        certificate = crfl.certify(ensemble, data.test, kind="ensemble", prices=prices)
+        save_certificate(folder, f"ensemble-{prices}", certificate, data.test.y, ENSEMBLE)
+
+
 def unfinished_run(folder: Path) -> None:
     """The state after some rounds, in several chunks."""
-    batch = RunBatch.of([EXP], crfl.load_data(EXP), checkpoints=(2,))
+    _leave(RunBatch.of([EXP], crfl.load_data(EXP), checkpoints=(2,)), folder)
+
+
+def unfinished_ensemble(folder: Path) -> None:
+    """The same of an ensemble."""
+    data = crfl.load_data(ENSEMBLE)
+    groups = choose_groups(data.client_names, ENSEMBLE.ensemble, ENSEMBLE.seed)
+    _leave(RunBatch.of([ENSEMBLE] * len(groups), data, groups=groups), folder)
+
+
+def _leave(batch: RunBatch, folder: Path) -> None:
     for state in batch.rounds(batch.start()):
         if state.round in (2, 4):
             save_state(folder / "resume", state, {})
@@ -72,11 +96,30 @@ def read_complete(folder: Path) -> object:
     return run.params.tolist(), run.record, run.experiment, kept, history, frames, votes.counts.tolist(), votes.noise
 
 
+def read_ensemble(folder: Path) -> object:
+    """The same of an ensemble."""
+    ensemble = crfl.load_run(folder)
+    assert isinstance(ensemble, crfl.EnsembleRun)
+    frames = {name: (frame.to_csv(), about) for name, (frame, about) in load_certificates(folder).items()}
+    groups = [clients.tolist() for clients in ensemble.groups]
+    records = [ensemble.record(group) for group in range(len(groups))]
+    return ensemble.params.tolist(), groups, ensemble.client_names, ensemble.experiment, records, frames
+
+
 def read_unfinished(folder: Path) -> object:
     """All that training goes on from."""
     state = load_state(folder / "resume")
     assert state is not None
     return {name: str(tensor.tolist()) for name, tensor in state.to_tensors().items()}
+
+
+CASES = (
+    (complete_run, read_complete),
+    (unfinished_run, read_unfinished),
+    (complete_ensemble, read_ensemble),
+    (unfinished_ensemble, read_unfinished),
+)
+"""How to make a folder, and how to read it."""
 
 
 def attack(
@@ -116,9 +159,9 @@ def _outcome(folder: Path, name: str, read: Callable[[Path], object], whole: obj
 
 
 def main() -> None:
-    """Attack a complete and an unfinished run."""
+    """Attack complete and unfinished runs and ensembles."""
     tries = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    for make, read in ((complete_run, read_complete), (unfinished_run, read_unfinished)):
+    for make, read in CASES:
         outcomes, wrong = attack(make, read, tries)
         print(make.__name__, dict(outcomes))
         print(*wrong, sep="\n")

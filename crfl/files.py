@@ -21,11 +21,16 @@ from torch import Tensor
 
 from crfl.errors import DamagedFileError, StoreError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STALE_SECONDS = 24 * 3600
-"""Age from which a partial file belongs to a writer that was killed."""
+"""Age from which a partial file belongs to a writer that was killed, whatever its lock says."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -43,26 +48,24 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        with partial.open("xb") as sink:
-            sink.write(content.encode() if isinstance(content, str) else content)
-            sink.flush()
-            os.fsync(sink.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    while not _write(path, content):
+        pass  # another machine, which does not see our locks, took the partial file for stale
     _sync_folder(path.parent)
 
 
 def remove_stale(folder: Path, seconds: float = STALE_SECONDS) -> None:
-    """Remove the partial files that killed writers left in a folder so many seconds ago, or earlier."""
+    """Remove the partial files in a folder whose writers were killed, or that were written so many seconds ago.
+
+    A writer locks its partial file, and the lock ends with its process. Age decides where the system knows no locks.
+    """
     with os.scandir(folder) as entries:
         partial = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(".partial")]
     for path in partial:
         with contextlib.suppress(OSError):  # another process was faster
             if time.time() - os.stat(path).st_mtime >= seconds:
                 os.unlink(path)
+            else:
+                _remove_unlocked(path)
 
 
 def digest(content: bytes) -> str:
@@ -173,6 +176,53 @@ def save_plot(folder: str | Path, name: str, ax: Axes) -> Path:
         write_atomic(Path(folder) / "plots" / f"{name}.{suffix}", buffer.getvalue())
     pyplot.close(figure)
     return Path(folder) / "plots" / f"{name}.png"
+
+
+def _write(path: Path, content: str | bytes) -> bool:
+    """Write beside `path` and rename; False if somebody removed the partial file meanwhile."""
+    partial, lock = _new_partial(path)
+    try:
+        with partial.open("wb") as sink:
+            sink.write(content.encode() if isinstance(content, str) else content)
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.replace(path)
+    except FileNotFoundError:
+        if path.parent.exists():
+            return False
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+    return True
+
+
+def _new_partial(path: Path) -> tuple[Path, int | None]:
+    """A new file beside `path`, and the descriptor that holds its lock, if there are locks."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        number = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            os.close(number)
+            return partial, None
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        if partial.exists():
+            return partial, number
+        os.close(number)  # somebody took it for stale before it was locked
+
+
+def _remove_unlocked(path: str) -> None:
+    """Remove a file unless somebody has it locked; OSError if so, or if the system cannot tell."""
+    if fcntl is None:
+        return
+    number = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)  # while it is locked: a writer that waits for the lock sees that its file is gone
+    finally:
+        os.close(number)
 
 
 def _tensor_digest(tensors: Mapping[str, Tensor], about: str) -> str:

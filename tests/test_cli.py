@@ -239,6 +239,11 @@ def test_certificates_that_are_damaged_or_stray(call, finished):
     (place / "stray-clean.csv").write_text("")
     assert call("plot", finished).exit_code == 0
     assert not list((finished / "plots").glob("stray*"))
+    versions = finished / "versions.json"
+    whole = versions.read_text()
+    versions.write_text(whole.replace("3.", "4.", 1))
+    assert "versions.json: is damaged" in call("report", finished).output
+    versions.write_text(whole)
     saved = place / "margin-clean.csv"
     saved.write_text(saved.read_text().replace("False", "True", 1))
     for command in ("plot", "report"):
@@ -401,6 +406,12 @@ def test_plugins_are_imported_before_anything_else(call, config, tmp_path, monke
     try:
         result = call(*args, "--plugin", plugin)
         assert result.exit_code == 0, result.output
+        for command in ("certify", "plot", "report", "verify"):
+            MALICIOUS.pop("backwards twice", None)  # as in another process
+            sys.modules.pop("own_updates_of_a_test", None)
+            assert "attack.update: got 'backwards twice'" in call(command, tmp_path / "out").output
+            result = call(command, tmp_path / "out", "--plugin", plugin)
+            assert result.exit_code == 0, result.output
         assert crfl.load_run(tmp_path / "out").record.attack_rounds[0].attackers[0].update == "backwards twice"
     finally:
         MALICIOUS.pop("backwards twice", None)

@@ -141,6 +141,7 @@ def certify(
 
 @click.command()
 @options.folder
+@options.plugin
 def plot(folder: Path) -> None:
     """Draw a run's plots again from its files alone.
 
@@ -172,13 +173,13 @@ def report(folder: Path) -> None:
     from crfl.data.load import load_data
     from crfl.report import read_certificates, run_report
     from crfl.runs.claim import check_data
-    from crfl.runs.folder import load_run
+    from crfl.runs.folder import load_run, open_run
 
     result = load_run(folder)
     data = load_data(result.experiment)
     check_data(folder, data)
     when = datetime.fromtimestamp((folder / "params.safetensors").stat().st_mtime)
-    versions = files.read_json(folder / "versions.json")
+    versions = files.parse_json(open_run(folder).read("versions.json"), folder / "versions.json")
     name, found = folder.resolve().name, read_certificates(folder)
     html = run_report(result, data, found, name=name, when=when, versions=versions)
     files.write_atomic(folder / "report.html", html)
@@ -187,6 +188,7 @@ def report(folder: Path) -> None:
 
 @click.command()
 @options.folder
+@options.plugin
 def verify(folder: Path) -> None:
     """Check every file of a run folder against what was written.
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from crfl.errors import DataError
 from crfl.models.base import Model
+from crfl.models.checks import check_module, plain_layer
 from crfl.models.module import ModuleModel
 from crfl.models.softmax import SoftmaxRegression
 
@@ -17,8 +18,8 @@ def make_model(model: Model | nn.Module | None, num_features: int, num_classes: 
     """The model to train.
 
     Args:
-        model: None for softmax regression; a module, wrapped, of which a torch.nn.Linear is softmax regression that
-            starts at its parameters; or a Model.
+        model: None for softmax regression; a module, wrapped, of which a torch.nn.Linear that is trained whole is softmax
+            regression that starts at its parameters; or a Model.
         num_features: d
         num_classes: C
         bias: whether softmax regression has one, if `model` is None.
@@ -27,14 +28,15 @@ def make_model(model: Model | nn.Module | None, num_features: int, num_classes: 
         The model.
 
     Raises:
-        DataError: the model does not map num_features to num_classes.
+        DataError: the model does not map num_features to num_classes, or cannot be trained.
     """
     if model is None:
         return SoftmaxRegression(num_features, num_classes, bias)
     if isinstance(model, nn.Module):
-        linear = _only_layer(model)
+        linear = plain_layer(model)
         if linear is None or (linear.in_features, linear.out_features) != (num_features, num_classes):
             return ModuleModel(model, num_features, num_classes)
+        check_module(model, num_features)
         start = torch.cat([p.detach().float().cpu().flatten() for p in linear.parameters()])
         return SoftmaxRegression(num_features, num_classes, linear.bias is not None, start)
     shape = getattr(model, "num_features", None), getattr(model, "num_classes", None)
@@ -44,10 +46,3 @@ def make_model(model: Model | nn.Module | None, num_features: int, num_classes: 
             f"{num_classes} classes"
         )
     return model
-
-
-def _only_layer(module: nn.Module) -> nn.Linear | None:
-    """The torch.nn.Linear that is all of a module; None if it is something else."""
-    while type(module) is nn.Sequential and len(module) == 1:
-        module = module[0]
-    return module if type(module) is nn.Linear else None

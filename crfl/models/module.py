@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from crfl.errors import DataError
+from crfl.models.checks import check_function, check_module, converted, frozen_copy
 
 BLOCK_SAMPLES = 1024
 """Samples that a module judges at once."""
@@ -30,22 +30,14 @@ class ModuleModel:
     bias = True
 
     def __init__(self, module: nn.Module, num_features: int, num_classes: int) -> None:
-        """DataError unless the module maps (m, d) to (m, C)."""
+        """DataError unless the module maps (m, d) to (m, C) and can be trained."""
+        check_module(module, num_features)
         self.shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
-        if not self.shapes:
-            raise DataError(f"model: got {type(module).__name__}, which has no parameters to train (that require_grad)")
-        self.module = copy.deepcopy(module).eval().requires_grad_(False).float()
+        self.module = frozen_copy(module)
+        self.names = _all_names(self.module)
         self.num_features, self.num_classes = num_features, num_classes
         self.start = self.from_module(self.module).cpu()
-        try:
-            shape: object = tuple(self._logits(self.start, torch.zeros(2, num_features, dtype=torch.float32)).shape)
-        except Exception as error:  # whatever the module raises of features that it does not fit
-            shape = error
-        if shape != (2, num_classes):
-            raise DataError(
-                f"model: got {type(module).__name__}, which makes {shape} of features (2, {num_features}), expected "
-                f"logits (2, {num_classes}); torch.nn.Unflatten turns features into images"
-            )
+        check_function(self.module, self._logits, self.start, num_features, num_classes)
 
     @property
     def name(self) -> str:
@@ -101,7 +93,7 @@ class ModuleModel:
 
     def to_module(self, params: Tensor) -> nn.Module:
         """The user's module with the parameters (P,), in eval mode."""
-        module = copy.deepcopy(self.module).to(params.device, params.dtype)
+        module = converted(copy.deepcopy(self.module), params.device, params.dtype)
         trained = [module.get_parameter(name).requires_grad_(True) for name in self.shapes]
         nn.utils.vector_to_parameters(params.detach().clone(), trained)
         return module
@@ -122,8 +114,27 @@ class ModuleModel:
             if name not in named:
                 kind = params.dtype if fixed.is_floating_point() else fixed.dtype
                 named[name] = fixed.to(params.device, kind)
-        logits: Tensor = functional_call(self.module, named, (x,))
+        tied = {alias: tensor for name, tensor in named.items() for alias in self.names[name]}
+        logits: Tensor = functional_call(self.module, tied, (x,), tie_weights=False)
         return logits
+
+
+def _all_names(module: nn.Module) -> dict[str, list[str]]:
+    """By the name of each parameter and buffer, all names under which it is to be replaced.
+
+    Tied weights have several. A layer that is used twice has one: torch's own tying swaps it twice, and then puts back
+    what it swapped in.
+    """
+    names: dict[int, list[str]] = {}
+    places = set()
+    every = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    for name, tensor in every:
+        owner, _, attribute = name.rpartition(".")
+        place = id(module.get_submodule(owner)), attribute
+        if place not in places:
+            places.add(place)
+            names.setdefault(id(tensor), []).append(name)
+    return {found[0]: found for found in names.values()}
 
 
 class ModuleSGD:

@@ -47,14 +47,14 @@ class Manifest:
         """The listed files in a folder inside the folder, in order."""
         return sorted(name for name in self.digests if name.startswith(f"{place}/"))
 
-    def problems(self) -> dict[str, str]:
-        """What is wrong with which of the files."""
+    def problems(self) -> dict[str, StoreError]:
+        """What is wrong with which of the files: DamagedFileError, or StoreError if it cannot be read now."""
         found = {}
         for name in sorted(self.digests):
             try:
                 self.read(name)
             except StoreError as error:
-                found[name] = str(error)
+                found[name] = error
         return found
 
     def write(self) -> None:
@@ -106,9 +106,13 @@ def write_files(folder: Path, files: Mapping[str, str | bytes], **about: Any) ->
 
 
 def add_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write files that belong together into a folder with a manifest: afterwards all of them are listed, or none."""
+    """Write files that belong together into a folder with a manifest: afterwards all of them are listed, or none.
+
+    Files that are listed as they are stay listed while they are written, so that a kill cannot take them away.
+    """
     manifest = load(folder)
-    if manifest.digests.keys() & files.keys():
+    same = all(digest(_bytes(content)) in manifest.digests.get(name, ()) for name, content in files.items())
+    if not same and manifest.digests.keys() & files.keys():
         manifest = manifest.without(files)
         manifest.write()
     manifest.with_files(_write(folder, files)).write()

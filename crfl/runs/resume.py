@@ -96,9 +96,12 @@ def _load_complete(
         return None
     try:
         known = manifest.load(folder)
-        wrong = {name: text for name, text in known.problems().items() if not name.startswith("certificates/")}
+        wrong = {name: error for name, error in known.problems().items() if not name.startswith("certificates/")}
+        for error in wrong.values():
+            if not isinstance(error, DamagedFileError):
+                raise error  # it cannot be read now, and may be good
         if wrong:
-            raise DamagedFileError("; ".join([*wrong.values()][:5]))
+            raise DamagedFileError("; ".join([str(error) for error in wrong.values()][:5]))
         run = load_run(folder, exp, model=model)
     except DamagedFileError as error:
         if warn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crfl.errors import CrflError, StoreError
+from crfl.errors import CrflError, DamagedFileError, StoreError
 from crfl.runs import manifest
 from crfl.runs.certificates import PLACE as CERTIFICATES
 from crfl.runs.folder import check_run, is_complete, open_run
@@ -38,7 +38,8 @@ def verify(folder: str | Path) -> list[str]:
         files = open_run(folder)
     except StoreError as error:
         return [str(error)]
-    found = files.problems()
+    problems = files.problems()
+    found = {name: str(error) for name, error in problems.items()}
     if not found:
         try:
             check_run(files)
@@ -52,10 +53,12 @@ def verify(folder: str | Path) -> list[str]:
     )
     found |= {name: f"{folder / name}: is not listed in {manifest.NAME}" for name in strange}
     advice = []
-    if any(not name.startswith(f"{CERTIFICATES}/") for name in found):
+    if not all(isinstance(error, DamagedFileError) for error in problems.values()):
+        pass  # what cannot be read now may be good
+    elif any(not name.startswith(f"{CERTIFICATES}/") for name in found):
         advice.append(f"To make the run whole again, train it again in place: crfl run SETTINGS --out {folder}")
     elif found:
-        advice.append(f"To make the certificates whole again: crfl certify {folder}")
+        advice.append(f"To make a certificate whole again, issue it again: crfl certify {folder} --kind KIND")
     return [*found.values(), *advice]
 
 

@@ -6,6 +6,7 @@ worker lives to tell: what has no result is done again.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import threading
@@ -26,6 +27,8 @@ Place = tuple[str, int]
 
 MOST_LOSSES = 3
 """How often in a row workers may die without any job having been done meanwhile."""
+WORKER = "LokyProcess"
+"""So begin the names of the processes that joblib starts on this machine."""
 POLL_SECONDS = 0.5
 """Time between two looks at what is done, and at whether the sweep still lives."""
 
@@ -71,18 +74,23 @@ def work_off(
 def _attempts(tasks: Mapping[Path, Callable[[], object]], workers: int) -> list[Exception | None]:
     """Begin each task; its error, if it came to an end with one."""
     from joblib import Parallel, delayed
+    from joblib.parallel import get_active_backend
 
     home = _here()
+    local = type(get_active_backend()[0]).__name__ == "LokyBackend"
+    watching = {"initializer": _end_with, "initargs": (home,)} if local else {}
     count = 1 if workers == 1 else max(2, min(workers, len(tasks)))  # one would be this process
     # A list, not a generator: joblib's back end for Ray knows no generators.
-    return list(Parallel(n_jobs=count, batch_size=1)(delayed(_attempt)(task, home) for task in tasks.values()))
+    return list(
+        Parallel(n_jobs=count, batch_size=1, **watching)(delayed(_attempt)(task, home) for task in tasks.values())
+    )
 
 
 def _attempt(task: Callable[[], object], home: Place) -> Exception | None:
     """Do a task here; `home` is the process that wants it done."""
     if _here() != home:
         torch.set_num_threads(1)
-        _end_with(os.getppid(), home)
+        _end_with(home)
     try:
         task()
     except FolderBusyError:
@@ -97,9 +105,12 @@ def _here() -> Place:
 
 
 @lru_cache(maxsize=1)  # once a process
-def _end_with(parent: int, home: Place) -> None:
+def _end_with(home: Place) -> None:
     """End this process when its parent does, if that is the sweep: a killed sweep leaves no workers behind."""
+    parent = os.getppid()
     if (socket.gethostname(), parent) != home:
+        if multiprocessing.current_process().name.startswith(WORKER):
+            os._exit(1)  # the sweep was killed while this worker started
         return  # a worker of a cluster, which looks after it
 
     def watch() -> None:

@@ -55,12 +55,36 @@ def test_many_threads_write_the_same_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_stale_partial_files_go_and_others_stay(tmp_path):
+def test_partial_files_go_once_their_writer_is_dead(tmp_path):
+    """A writer that waits in the middle, at a pipe that it is to write about: alive, it is left alone."""
+    script = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from crfl.files import write_atomic
+        class Slow(str):
+            def encode(self):
+                print("begun", flush=True)
+                sys.stdin.read()
+                return b""
+        write_atomic(Path({str(tmp_path)!r}) / "slow", Slow())
+    """)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        assert process.stdout.readline() == "begun\n"
+        files.write_atomic(tmp_path / "file", "whole")
+        assert len(list(tmp_path.glob(".slow.*.partial"))) == 1
+        process.kill()
+        process.wait()
+    files.write_atomic(tmp_path / "file", "whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_other_files_are_no_partial_files(tmp_path):
     for name, age in ((".file.00.partial", 2 * 86_400), (".file.11.partial", 60), ("own.partial", 2 * 86_400)):
         (tmp_path / name).write_text("half")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     files.write_atomic(tmp_path / "file", "whole")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".file.11.partial", "file", "own.partial"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "own.partial"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool])

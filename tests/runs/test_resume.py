@@ -197,6 +197,19 @@ def test_a_run_that_fails_leaves_no_folder(data, tmp_path, change, error):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_cannot_be_read_now_is_not_replaced(data, tmp_path):
+    """A folder in place of the file, which no rights help to read, though what it holds may be good."""
+    crfl.train(EXP, data, resume_dir=tmp_path)
+    path = tmp_path / "record.json"
+    path.rename(tmp_path / "kept")
+    path.mkdir()
+    with pytest.raises(StoreError, match=r"record\.json: cannot be read now .*may be good") as found:
+        crfl.train(EXP, data, resume_dir=tmp_path)
+    assert not isinstance(found.value, DamagedFileError)
+    (tmp_path / "kept").rename(path / "kept")
+    assert verify(tmp_path) == [str(found.value), f"{path / 'kept'}: is not listed in manifest.json"]
+
+
 def test_two_writers_are_told(data, tmp_path):
     with folder_lock(tmp_path), pytest.raises(FolderBusyError, match=rf"process {os.getpid()} on .* is writing here"):
         crfl.train(EXP, data, resume_dir=tmp_path)

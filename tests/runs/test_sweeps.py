@@ -349,6 +349,16 @@ def test_a_killed_sweep_leaves_no_workers(tmp_path):
 
 
 @needs_proc
+def test_a_sweep_that_is_killed_while_its_workers_start_leaves_none(tmp_path):
+    """They are orphans before their first job reaches them."""
+    with start(WORKER % (100_000, 2), tmp_path, 2) as sweep:
+        wait_for(lambda: len(workers(sweep)) == 2)
+        pids = workers(sweep)
+        sweep.kill()
+    wait_for(lambda: not any(map(alive, pids)))
+
+
+@needs_proc
 def test_a_killed_worker_does_not_end_the_sweep(tmp_path):
     with start(WORKER % (200, 4), tmp_path, 2) as sweep:
         wait_for(lambda: len(list(tmp_path.glob("runs/*/training.json"))) == 2)
