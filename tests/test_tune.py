@@ -1,13 +1,19 @@
 """Tuning: the fitted clip is sound and tight, the search keeps off the test set, optimised poison breaks nothing."""
 
+import os
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import crfl
 from benchmarks.poison_search import search
 from crfl.cli import main
 from crfl.config.shipped import named_settings
+from crfl.data.federated import Split
 from crfl.errors import CertificateError, SettingsError
 from crfl.schedule import Schedule
 from crfl.tune import fit_update_clip, rehearse, tune
@@ -71,13 +77,21 @@ def test_tuning_finds_the_best_of_its_trials_and_their_frontier(exp, data):
     assert found.best.experiment.server.decay == found.best.decay
 
 
-def test_tuning_does_not_look_at_the_test_set(exp, data):
-    from dataclasses import replace
+def test_tuning_neither_judges_nor_maps_the_test_set(exp, data):
+    """The other test images are white, and its map refuses those."""
 
-    from crfl.data.federated import Split
+    def refusing(images):
+        assert images.mean() < 0.9, "mapped a test image"
+        return data.feature_map.function(images)
 
-    other = replace(data, test=Split(data.test.x.flip(0), data.test.y))
-    assert tune(exp, data, [5e-3]).best.certified == tune(exp, other, [5e-3]).best.certified
+    white = Split(torch.ones_like(data.origin.test.x), data.test.y)
+    other = replace(
+        data,
+        test=Split(data.test.x.flip(0), data.test.y),
+        origin=replace(data.origin, test=white),
+        feature_map=replace(data.feature_map, function=refusing),
+    )
+    assert tune(exp, data, [5e-3]).best == tune(exp, other, [5e-3]).best
 
 
 def test_tuning_needs_a_decay(exp, data):
@@ -100,6 +114,25 @@ def test_recipes_are_valid_and_say_what_they_certify(name):
     exp = crfl.Experiment.from_yaml(named_settings()[name])
     assert exp.local.precision == "float64"
     assert "ertif" in named_settings()[name].read_text().split("seed:")[0]
+
+
+needs_data = [
+    pytest.mark.data,
+    pytest.mark.skipif("CRFL_DATA_DIR" not in os.environ, reason="CRFL_DATA_DIR is not set"),
+]
+
+
+@pytest.mark.parametrize("name", ["digits", pytest.param("loan", marks=needs_data)])
+def test_a_recipe_reaches_what_it_says(name):
+    """Accuracy and certified accuracy for one client-round, as its comment has them; one sample may round otherwise."""
+    comment = named_settings()[f"certified/{name}"].read_text().split("seed:")[0]
+    stated = [float(re.search(pattern, comment)[1]) for pattern in (r"accuracy (0\.\d+)", r"client-round (0\.\d+)")]
+    exp = crfl.Experiment.named(f"certified/{name}")
+    data = crfl.load_data(exp)
+    run = crfl.train(exp, data)
+    cert = crfl.certify(run, data.test, attack_round="any")
+    held = (cert.prediction == data.test.y.numpy()) & (cert.max_malicious() >= 1)
+    assert [run.score(data.test), held.mean()] == pytest.approx(stated, abs=1 / len(data.test) + 5e-5)
 
 
 def test_optimised_poison_breaks_no_certificate():

@@ -6,6 +6,8 @@ import math
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field
+
 from crfl.config.section import Section, section
 from crfl.config.values import (
     Attackers,
@@ -60,6 +62,10 @@ class Features(Section):
 
     map: Word = "none"
     """"none", "scattering", or a name in crfl.features.FEATURE_MAPS."""
+    scattering_scales: Annotated[PositiveInt, Field(le=16)] | None = None
+    """J of a scattering map: it is invariant to shifts of up to 2^J pixels; null: as the map has it, 2."""
+    scattering_angles: Annotated[PositiveInt, Field(le=64)] | None = None
+    """L of a scattering map: orientations of its wavelets; null: as the map has it, 6."""
     public: Count = 0
     """Training samples that belong to the server: they set mean, scale and whitening, and no client trains on them."""
     whiten: PositiveInt | None = None

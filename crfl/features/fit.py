@@ -22,13 +22,21 @@ FEATURE_MAPS: dict[str, FeatureMap] = {"scattering": Scattering(), "scattering_y
 
 
 def find_map(settings: Features) -> FeatureMap | None:
-    """The function that `features.map` names; None for "none". SettingsError if there is none of that name."""
-    if settings.map == "none":
-        return None
-    if settings.map not in FEATURE_MAPS:
+    """The function that `features.map` names, a scattering with its own scales and angles; None for "none".
+
+    Raises:
+        SettingsError: If there is none of that name, or scales or angles are given to a map that has none.
+    """
+    if settings.map != "none" and settings.map not in FEATURE_MAPS:
         known = ", ".join(["none", *FEATURE_MAPS])
         raise SettingsError([f"features.map: got {settings.map!r}, expected one of: {known}"])
-    return FEATURE_MAPS[settings.map]
+    found = FEATURE_MAPS.get(settings.map)
+    sizes = {"scales": settings.scattering_scales, "angles": settings.scattering_angles}
+    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    if given and not isinstance(found, Scattering):
+        problem = f"expected null with features.map = {settings.map!r}, which is no scattering"
+        raise SettingsError([f"features.scattering_{name}: got {value}, {problem}" for name, value in given.items()])
+    return replace(found, **given) if isinstance(found, Scattering) else found
 
 
 def frozen(function: FeatureMap | None) -> FeatureMap | None:
@@ -63,6 +71,7 @@ def fit_map(
     """
     function = find_map(settings) if function is None else function
     fitted = FittedMap(settings, input_shape, frozen(function))
+    _check_size(settings, input_shape)
     _check_public(settings, len(public))
     if not len(public):
         return fitted
@@ -100,6 +109,15 @@ def _collected(fitted: FittedMap, public: Tensor) -> npt.NDArray[np.float64]:
         raw[start : start + len(block)] = block.cpu().numpy()
         start += len(block)
     return raw
+
+
+def _check_size(settings: Features, input_shape: tuple[int, ...]) -> None:
+    scales, side = settings.scattering_scales, min(input_shape[:2])
+    if scales is not None and len(input_shape) > 1 and side < 2**scales:
+        most = side.bit_length() - 1
+        raise SettingsError(
+            [f"features.scattering_scales: got {scales}, expected at most {most} with images of {side} pixels a side"]
+        )
 
 
 def _check_public(settings: Features, count: int) -> None:

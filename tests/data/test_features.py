@@ -110,7 +110,8 @@ def test_copies_and_devices(digits):
 
 def test_the_digest_tells_maps_apart(digits):
     others = [{"features.whiten": 19}, {"features.norm": 0.5}, {"features.public": 199}, {"features.map": "none"}]
-    assert len({digits.digest, *(load_data(MAPPED.override(change)).digest for change in others)}) == 5
+    others += [{"features.scattering_scales": 1}, {"features.scattering_angles": 8}]
+    assert len({digits.digest, *(load_data(MAPPED.override(change)).digest for change in others)}) == 7
 
 
 @pytest.mark.parametrize("broken", ["x", "test", "bound", "origin", "public"])
@@ -205,6 +206,8 @@ def test_settings_find_their_features_in_the_datas_folder(tmp_path):
     data = load_data(exp)
     assert load_data(exp).digest == data.digest
     assert [path.name[:17] for path in (tmp_path / "features").iterdir()] == ["digits-scattering"]
+    load_data(exp.override({"features.scattering_angles": 8}))
+    assert len(list((tmp_path / "features").iterdir())) == 2
     load_data(exp.override({"data.root": str(tmp_path / "missing")}))
     assert not (tmp_path / "missing").exists()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from crfl.config import Features
 from crfl.errors import DataError, SettingsError
-from crfl.features import FEATURE_MAPS, Scattering, fit_map
+from crfl.features import FEATURE_MAPS, Scattering, find_map, fit_map
 from crfl.features.whitening import whitening
 
 RANDOM = np.random.default_rng(0)
@@ -201,3 +201,33 @@ def test_a_registered_map_is_found_by_name(monkeypatch):
     fitted = fit_map(Features(map="halves"), PUBLIC[:0], (144,))
     torch.testing.assert_close(fitted(PUBLIC), PUBLIC / 2)
     assert fitted.name == "halves"
+
+
+def test_scales_and_angles_of_a_scattering_are_settings():
+    images = torch.rand(4, 144)
+    fitted = fit_map(Features(map="scattering", scattering_scales=1, scattering_angles=8), images[:0], (12, 12))
+    assert fitted.function == Scattering(scales=1, angles=8)
+    torch.testing.assert_close(fitted(images), Scattering(1, 8)(images.view(4, 1, 12, 12)).flatten(1))
+    assert find_map(Features(map="scattering_yuv", scattering_angles=3)) == Scattering(angles=3, yuv=True)
+    assert find_map(Features(map="scattering")) == Scattering()
+
+
+def test_a_scattering_of_ones_own_keeps_what_the_settings_leave_open(monkeypatch):
+    monkeypatch.setitem(FEATURE_MAPS, "coarse", Scattering(scales=3, angles=4))
+    assert find_map(Features(map="coarse")) == Scattering(3, 4)
+    assert find_map(Features(map="coarse", scattering_angles=2)) == Scattering(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            Features(map="scattering", scattering_scales=4),
+            "features.scattering_scales: got 4, expected at most 3 with images of 12 pixels a side",
+        ),
+        (Features(scattering_angles=4), "features.scattering_angles: got 4, expected null with features.map = 'none'"),
+    ],
+)
+def test_scales_and_angles_that_do_not_fit(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        fit_map(settings, PUBLIC[:0], (12, 12))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crfl.data.loan.cache import load_table
-from crfl.data.loan.schema import ATTACKING_STATES, FEATURES, LABELS, STATES
+from crfl.data.loan.schema import ATTACKING_STATES, FEATURES, KNOWN_AFTERWARDS, LABELS, STATES
 from crfl.data.loan.table import LoanTable
 from crfl.errors import DataError
 from crfl.rng import permutation, stream
@@ -18,7 +18,7 @@ from crfl.rng import permutation, stream
 FILES = ("loan.csv", "accepted_2007_to_2018Q4.csv")
 """Names that the CSV may have in the data folder; the first that is there is read."""
 
-__all__ = ["FEATURES", "FILES", "LABELS", "choose_states", "load_loans", "split", "states_of"]
+__all__ = ["FEATURES", "FILES", "KNOWN_AFTERWARDS", "LABELS", "choose_states", "load_loans", "split", "states_of"]
 
 
 def load_loans(root: Path) -> LoanTable:

@@ -33,6 +33,13 @@ FEATURES = tuple(
 )
 """The 90 features in the order of the file, whatever the order of a user's copy."""
 
+KNOWN_AFTERWARDS = frozenset(
+    """pymnt_plan out_prncp out_prncp_inv total_pymnt total_pymnt_inv total_rec_prncp total_rec_int total_rec_late_fee
+    recoveries collection_recovery_fee last_pymnt_amnt hardship_flag debt_settlement_flag""".split()
+)
+"""The 13 features that tell how the loan went after it was granted, and so give the label away: a loan that is paid
+back owes no principal, and only one that is charged off has recoveries. The paper's model sees them."""
+
 NUMERIC = tuple(name for name in FEATURES if name not in CATEGORICAL)
 
 LABELS = (
