@@ -219,5 +219,5 @@ def _validate(exp: Experiment, data: FederatedData, split: Split, client_rounds:
     if exp.server.update_clip is None:
         certified = float(cert.certified_accuracy(labels, [np.inf])[0])
     else:
-        certified = float((right & (cert.max_malicious() >= client_rounds)).mean())
+        certified = float((right & (cert.max_malicious(limit=client_rounds) >= client_rounds)).mean())
     return run.score(split), certified

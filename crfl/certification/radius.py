@@ -12,6 +12,7 @@ import numpy.typing as npt
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, nonnegative
 from crfl.certification.bounds.votes import ProbabilityBounds
 from crfl.certification.certificate import Certificate
+from crfl.certification.coupling.clients import MAX_CLIENT_ROUNDS
 from crfl.certification.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class RadiusCertificate(Certificate):
         levels = range(1, len(self.scenario.record.client_sizes) + 1)
         return self._count(self.scenario.cost(magnitude, attackers=r) for r in levels)
 
-    def max_malicious(self, *, silent: bool = False) -> IntArray:
+    def max_malicious(self, *, silent: bool = False, limit: int = MAX_CLIENT_ROUNDS) -> IntArray:
         """How many client-rounds may be malicious: one client in one round sends anything (Theorem 10).
 
         For a server that clips every update (server.update_clip). The clients and rounds may be any, those of the
@@ -125,14 +126,15 @@ class RadiusCertificate(Certificate):
         Args:
             silent: What the run is compared with. False: a run in which those clients sent anything else. True: only
                 the run in which they sent nothing, which allows about twice as many.
+            limit: Count no further: to ask for a few client-rounds takes less time.
 
         Returns:
-            The largest certified number (m,), at most 4096.
+            The largest certified number (m,), at most `limit`.
 
         Raises:
             CertificateError: the server did not clip updates, or the kind is `published`.
         """
-        return self.scenario.max_malicious(self.budget, silent)
+        return self.scenario.max_malicious(self.budget, silent, limit)
 
     def _count(self, costs: Iterable[float]) -> IntArray:
         """How many of the rising costs each sample's budget certifies."""

@@ -33,8 +33,9 @@ class Scenario(Protocol):
     def cost(self, magnitude: float, *, poisoned: int | None = None, attackers: int | None = None) -> float:
         """The cost of triggers of this magnitude, with another q_B or another number of attackers."""
 
-    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
-        """Largest number of arbitrary updates, each of one client in one round, that each budget (m,) certifies."""
+    def max_malicious(self, budget: FloatArray, silent: bool, limit: int) -> IntArray:
+        """Largest number of arbitrary updates, each of one client in one round, that each budget (m,) certifies; up to
+        `limit`."""
 
 
 def attackers_like(
@@ -100,6 +101,6 @@ class PublishedScenario:
         )
         return float(bound)
 
-    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
+    def max_malicious(self, budget: FloatArray, silent: bool, limit: int) -> IntArray:
         """The paper's certificate knows backdoors only."""
         raise CertificateError("max_malicious: kind 'published' says nothing of arbitrary updates; use kind 'margin'")

@@ -24,8 +24,8 @@ class Line:
     def cost(self, magnitude, *, poisoned=None, attackers=None):
         return magnitude * (poisoned or 1) * (attackers or 1)
 
-    def max_malicious(self, budget, silent):
-        return np.full(len(budget), 2 if silent else 1)
+    def max_malicious(self, budget, silent, limit):
+        return np.full(len(budget), min(limit, 2 if silent else 1))
 
 
 def radius_certificate(radius, abstained=None, guarantee=None, notes=(), **record):

@@ -505,6 +505,7 @@ def test_malicious_client_rounds(data):
         assert count == 0 or count * each + slack < budget
         assert (count + 1) * each + slack >= budget
     assert (cert.max_malicious(silent=True) >= cert.max_malicious()).all()
+    assert (cert.max_malicious(limit=2) == np.minimum(cert.max_malicious(), 2)).all()
     with pytest.raises(CertificateError, match="update_clip"):
         crfl.certify(crfl.train(EXP, data), data.test, kind="margin").max_malicious()
     with pytest.raises(CertificateError, match="use kind 'margin'"):

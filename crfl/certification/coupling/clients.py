@@ -43,9 +43,14 @@ class _Round:
 
 
 def most_client_rounds(
-    rounding: Rounding, record: TrainingRecord, budget: FloatArray, before_clip: bool, silent: bool
+    rounding: Rounding,
+    record: TrainingRecord,
+    budget: FloatArray,
+    before_clip: bool,
+    silent: bool,
+    limit: int = MAX_CLIENT_ROUNDS,
 ) -> IntArray:
-    """Largest number k of client-rounds with Delta_T(k) below each budget (m,); at most 4096 (Theorem 10).
+    """Largest number k of client-rounds with Delta_T(k) below each budget (m,); at most `limit` (Theorem 10).
 
     Round by round the k largest effects so far are kept, each multiplied by what the later rounds multiply: exact where
     no clip bites, an upper bound where one does (Lemma 16).
@@ -56,7 +61,7 @@ def most_client_rounds(
     def costs(counts: IntArray) -> FloatArray:
         return _client_rounds_distance(rounding, rounds, counts, before_clip)
 
-    return _largest(costs, budget, min(total, MAX_CLIENT_ROUNDS))
+    return _largest(costs, budget, min(total, limit))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, nonnegative
 from crfl.certification._monotone import largest_below
 from crfl.certification.coupling.attackers import Attackers, can_harm, in_round
-from crfl.certification.coupling.clients import most_client_rounds
+from crfl.certification.coupling.clients import MAX_CLIENT_ROUNDS, most_client_rounds
 from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.recursion import Stage, known_rounds, next_start, rounded, unknown_round
@@ -70,13 +70,13 @@ class CoupledScenario:
         pairs = self._distances(self._stages(None, None), size)
         return np.array([[before[0], after[0]] for before, after in pairs]).reshape(-1, 2)
 
-    def max_malicious(self, budget: FloatArray, silent: bool = False) -> IntArray:
+    def max_malicious(self, budget: FloatArray, silent: bool = False, limit: int = MAX_CLIENT_ROUNDS) -> IntArray:
         """Largest number of arbitrary updates, each of one client in one round, with Delta below each budget (m,).
 
         Theorem 10: whichever clients and rounds, and whatever those clients had sent instead; with `silent` only
-        against their having sent nothing. Raises CertificateError unless the server clips updates in every round.
+        against their having sent nothing; counted up to `limit`. Raises CertificateError unless the server clips updates in every round.
         """
-        return most_client_rounds(self._rounding, self.record, budget, self.before_clip, silent)
+        return most_client_rounds(self._rounding, self.record, budget, self.before_clip, silent, limit)
 
     @property
     def total_rounding(self) -> float:
