@@ -33,7 +33,9 @@ def _mixes(lab: Lab, exp: Experiment) -> Panel:
 
 def _states(lab: Lab) -> list[Figure]:
     """Loans: a client holds those of one state, or as many of any."""
-    exp = lab.recipe("loan", {}).override({"data.clients": STATES, "attack.round": None, "server.update_clip": None})
+    shorter = {"server.rounds": 150, "server.evaluate_every": 150, "server.decay": 1.5e-3, "local.learning_rate": 10.0}
+    changes = {"data.clients": STATES, "attack.round": None, "server.update_clip": None, **shorter}
+    exp = lab.recipe("loan", {}).override(changes)
     panels = []
     for groups in (10, 20):
         own = exp.override({"ensemble.groups": groups})
