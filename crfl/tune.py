@@ -13,6 +13,7 @@ from crfl import sanity
 from crfl.certification.certify import certify
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
+from crfl.data.mapped import judged_on
 from crfl.errors import CertificateError, SettingsError
 from crfl.progress import bar
 from crfl.training import train
@@ -187,11 +188,7 @@ def _with_rounds(exp: Experiment, rounds: int) -> Experiment:
 
 def _untested(data: FederatedData) -> FederatedData:
     """The data with one training sample as its test set, which training then backdoors, maps and judges in no time."""
-    import torch  # here, because settings are read without it
-
-    row = torch.cat(data.shards)[:1]
-    origin = data.origin and replace(data.origin, test=Split(data.input_features(row), data.y[row]))
-    return replace(data, test=Split(data.features(row), data.y[row]), origin=origin)
+    return judged_on(data, next(rows for rows in data.shards if len(rows))[:1])
 
 
 def _validation(exp: Experiment, data: FederatedData) -> tuple[Experiment, FederatedData, Split]:

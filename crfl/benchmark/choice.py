@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from crfl.benchmark.entry import THREATS, Outcome, Task
-from crfl.benchmark.federations import with_test
-from crfl.data.federated import Split
+from crfl.benchmark.federations import spread
+from crfl.data.mapped import judged_on
 from crfl.errors import CrflError
 
 if TYPE_CHECKING:
@@ -63,9 +63,8 @@ def held_out(task: Task) -> Task:
     data, last = task.data, EVERY - 1
     kept = tuple(rows[torch.arange(len(rows)) % EVERY != last] for rows in data.shards)
     rows = torch.cat([rows[last::EVERY] for rows in data.shards])
-    rows = rows[torch.arange(min(MOST, len(rows))) * len(rows) // min(MOST, len(rows))]
-    test, inputs = Split(data.features(rows), data.y[rows]), Split(data.input_features(rows), data.y[rows])
-    return replace(task, data=with_test(replace(data, shards=kept), test, inputs))
+    rows = rows[spread(len(rows), min(MOST, len(rows)))]
+    return replace(task, data=judged_on(replace(data, shards=kept), rows))
 
 
 def score(outcome: Outcome, labels: np.ndarray, threat: str) -> float:

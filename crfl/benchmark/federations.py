@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crfl.benchmark.entry import Task
 from crfl.config import Experiment
-from crfl.data.federated import FederatedData, Split
+from crfl.data.federated import FederatedData
 from crfl.data.load import load_data
+from crfl.data.mapped import with_test
 from crfl.errors import SettingsError
 
-__all__ = ["DATA_SETS", "MANY_CLIENTS", "DataSet", "federation", "load_task", "part_of", "with_test"]
+__all__ = ["DATA_SETS", "MANY_CLIENTS", "DataSet", "federation", "load_task", "part_of", "spread"]
 
 MANY_CLIENTS = ("clients", "label flips", "replaced samples")
 """Threats that are tried on the federation of many clients: there groups of clients are small and numerous."""
@@ -96,12 +98,15 @@ def part_of(data: FederatedData, samples: int | None, test_samples: int | None) 
         data = replace(data, shards=tuple(rows[: samples // len(data.shards)] for rows in data.shards))
     if test_samples is None:
         return data
-    rows = torch.arange(test_samples) * len(data.test) // test_samples
+    rows = spread(len(data.test), test_samples)
     return with_test(data, data.test.take(rows), None if data.origin is None else data.origin.test.take(rows))
 
 
-def with_test(data: FederatedData, test: Split, inputs: Split | None) -> FederatedData:
-    """The federation with another test split, and the inputs of its samples if there is a feature map."""
-    if data.origin is None or inputs is None:
-        return replace(data, test=test)
-    return replace(data, test=test, origin=replace(data.origin, test=inputs))
+def spread(samples: int, number: int) -> Tensor:
+    """So many of the numbers from 0 to samples - 1, at equal distances.
+
+    Example:
+        >>> spread(10, 4).tolist()
+        [0, 2, 5, 7]
+    """
+    return torch.arange(number) * samples // number

@@ -254,7 +254,9 @@ def code_digest(folder: Path) -> str:
 
 def _key(entry: Entry, data_name: str, seed: int, smoke: bool) -> str:
     """Name of all that a result depends on: data, settings, the method's module, and all of crfl's own code."""
-    function: Any = getattr(entry.run, "func", entry.run)
+    function: Any = entry.run
+    while hasattr(function, "func"):  # a Choice, a partial, or one of the other
+        function = function.func
     module = sys.modules.get(function.__module__)
     try:
         source = "" if module is None else inspect.getsource(module)

@@ -43,8 +43,9 @@ def probability(name: str, values: npt.ArrayLike) -> FloatArray:
 
 def positive_int(name: str, value: int) -> int:
     """The value; CertificateError unless it is a whole number of 1 or more."""
-    if not value >= 1 or value != int(value):
-        raise CertificateError(f"{name}: got {value}, expected whole numbers of 1 or more")
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    if not number or not 1 <= value < np.inf or value != int(value):
+        raise CertificateError(f"{name}: got {value!r}, expected whole numbers of 1 or more")
     return int(value)
 
 

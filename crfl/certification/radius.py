@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crfl.certification._checks import BoolArray, FloatArray, IntArray, nonnegative
+from crfl.certification._checks import BoolArray, FloatArray, IntArray, nonnegative, positive_int
 from crfl.certification.bounds.votes import ProbabilityBounds
 from crfl.certification.certificate import Certificate
 from crfl.certification.coupling.clients import MAX_CLIENT_ROUNDS
@@ -132,9 +132,9 @@ class RadiusCertificate(Certificate):
             The largest certified number (m,), at most `limit`.
 
         Raises:
-            CertificateError: the server did not clip updates, or the kind is `published`.
+            CertificateError: the server did not clip updates, the kind is `published`, or `limit` is no positive integer.
         """
-        return self.scenario.max_malicious(self.budget, silent, limit)
+        return self.scenario.max_malicious(self.budget, silent, positive_int("limit", limit))
 
     def _count(self, costs: Iterable[float]) -> IntArray:
         """How many of the rising costs each sample's budget certifies."""

@@ -33,8 +33,7 @@ class FederatedData:
     """Training samples in one matrix, dealt to clients by row number, and a test split.
 
     The features are `scale * x`: images stay in their bytes (scale = 1/255) and are never copied per client. With a
-    feature map, `x` and `test` hold what it makes of the inputs; triggers are planted in the inputs. Everything is
-    checked where the object is made: DataError says what does not fit.
+    feature map, `x` and `test` hold what it makes of the inputs, where triggers go. DataError says what does not fit.
 
     Example:
         >>> import torch
@@ -46,7 +45,7 @@ class FederatedData:
 
     name: str
     x: Tensor
-    """(n, d) uint8 or float32: stored features. Rows without an owner are not trained on."""
+    """(n, d) uint8 or float32: stored features. Rows that no client owns are not trained on."""
     y: Tensor
     """(n,) int64: labels."""
     shards: tuple[Tensor, ...]
@@ -219,7 +218,7 @@ class FederatedData:
 
     def label_counts(self) -> DataFrame:
         """How many training samples of which label every client has: a row a client, a column a class."""
-        from pandas import DataFrame  # slow to import
+        from pandas import DataFrame  # here, because it is slow to import
 
         counts = [np.bincount(self.y[rows], minlength=self.num_classes) for rows in self.shards]
         return DataFrame(np.stack(counts), index=list(self.client_names), columns=list(self.class_names))
@@ -267,9 +266,8 @@ class FederatedData:
     @property
     def clients(self) -> tuple[Client, ...]:
         """The clients' shards as copies in real units; training reads `x` and `shards` instead."""
-        return tuple(
-            Client(n, self.features(r), self.y[r]) for n, r in zip(self.client_names, self.shards, strict=True)
-        )
+        owners = zip(self.client_names, self.shards, strict=True)
+        return tuple(Client(name, self.features(rows), self.y[rows]) for name, rows in owners)
 
     def features(self, rows: Tensor) -> Tensor:
         """Features of the given training rows in real units, (k, d) float32."""

@@ -97,3 +97,16 @@ def _place(
     test = chain.from_iterable((block.x, block.y) for block in data.test.blocks(2**14))
     key = cached.digest([settings, shape, data.scale, *own, public, data.x, *test])
     return folder / f"{data.name}-{settings.map}-{key[:16]}.safetensors", key
+
+
+def with_test(data: FederatedData, test: Split, inputs: Split | None) -> FederatedData:
+    """The data with another test split, and the inputs of its samples if there is a feature map."""
+    if data.origin is None or inputs is None:
+        return replace(data, test=test)
+    return replace(data, test=test, origin=replace(data.origin, test=inputs))
+
+
+def judged_on(data: FederatedData, rows: Tensor) -> FederatedData:
+    """The data whose test samples are these rows of the training samples, (k,)."""
+    labels = data.y[rows]
+    return with_test(data, Split(data.features(rows), labels), Split(data.input_features(rows), labels))

@@ -506,6 +506,9 @@ def test_malicious_client_rounds(data):
         assert (count + 1) * each + slack >= budget
     assert (cert.max_malicious(silent=True) >= cert.max_malicious()).all()
     assert (cert.max_malicious(limit=2) == np.minimum(cert.max_malicious(), 2)).all()
+    for limit in (0, -1, 1.5, float("inf"), "3", None):
+        with pytest.raises(CertificateError, match=r"limit: got .*, expected whole numbers of 1 or more"):
+            cert.max_malicious(limit=limit)
     with pytest.raises(CertificateError, match="update_clip"):
         crfl.certify(crfl.train(EXP, data), data.test, kind="margin").max_malicious()
     with pytest.raises(CertificateError, match="use kind 'margin'"):

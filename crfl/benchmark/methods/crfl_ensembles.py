@@ -63,6 +63,12 @@ class Groups:
     drawn: int | None = None
     """Groups that are drawn at random; None: disjoint ones."""
 
+    @property
+    def name(self) -> str:
+        """As in a table."""
+        kind = "FLCert-D," if self.drawn is None else f"FLCert-P, {self.drawn}"
+        return f"{kind} groups of {self.clients}"
+
 
 def settings(task: Task, threat: str, groups: Groups) -> Experiment:
     """The federation, trained in groups as the recipe mnist-ensemble says."""
@@ -242,9 +248,7 @@ def _rows(threat: str, choice: Choice, attack: Callable[..., IntArray | None]) -
     """A row for each of the chosen sizes, on the data sets for which it was; disjoint groups are certain, random ones are not."""
     return [
         Entry(
-            f"FLCert-D, groups of {groups.clients}"
-            if groups.drawn is None
-            else f"FLCert-P, {groups.drawn} groups of {groups.clients}",
+            groups.name,
             PAPER,
             threat,
             "sound" if groups.drawn is None else "statistical",

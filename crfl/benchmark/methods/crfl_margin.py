@@ -192,8 +192,8 @@ def _fitted(exp: Experiment, task: Task) -> Experiment:
 
 
 def _chosen(task: Task) -> Trained:
-    """What attacks start from."""
-    return trained(task, CHOSEN.get(task.data_name, 1.0))
+    """What attacks start from: the settings are the same for all threats."""
+    return trained(task, TRIGGER_CHOICE.of(task.data_name))
 
 
 def _outcome(task: Task, cert: RadiusCertificate, strength: FloatArray, base: Trained, start: float) -> Outcome:
@@ -219,13 +219,11 @@ def _predict(run: TrainingRun, params: Tensor, x: Tensor) -> IntArray:
 FACTORS = (0.5, 1.0, 2.0)
 """On the recipe's lambda."""
 CHOSEN = {"digits": 1.0}
+TRIGGER_CHOICE, CONTENT_CHOICE, ROUNDS_CHOICE = (
+    Choice(func, FACTORS, CHOSEN, default=1.0) for func in (trigger, any_content, client_rounds)
+)
 """By data set, of all three threats together: chosen on held-out training samples by benchmarks/choose_rivals.py for the
 digits; other data have their recipe's lambda, which for MNIST was chosen by test images, for EMNIST by public ones."""
-
-
-def _choice(func: Callable[[Task, float], Outcome]) -> Choice:
-    return Choice(func, FACTORS, CHOSEN, default=1.0)
-
 
 ENTRIES = (
     Entry(
@@ -234,7 +232,7 @@ ENTRIES = (
         "trigger",
         "sound",
         (*COMMON, "The attacker's benign counterpart scales its update, too."),
-        _choice(trigger),
+        TRIGGER_CHOICE,
         attack_trigger,
     ),
     Entry(
@@ -243,7 +241,7 @@ ENTRIES = (
         "any content",
         "sound",
         (*COMMON, "The poisoned samples' client trains as told and does not scale its update."),
-        _choice(any_content),
+        CONTENT_CHOICE,
         attack_any_content,
     ),
     Entry(
@@ -252,7 +250,7 @@ ENTRIES = (
         "client-rounds",
         "sound",
         (*COMMON, "The server clips updates, to a norm that honest ones never reach."),
-        _choice(client_rounds),
+        ROUNDS_CHOICE,
         attack_client_rounds,
     ),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +11,7 @@ from crfl.benchmark.attacked import affordable
 from crfl.benchmark.choice import Choice
 from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
 from crfl.benchmark.federations import federation
+from crfl.benchmark.methods.crfl_clients import Priced
 from crfl.benchmark.methods.crfl_ensembles import poisoned
 from crfl.certification.certify import certify
 from crfl.ensemble import train_ensemble
@@ -31,15 +31,6 @@ DATA = ("digits", "loan", "mnist")
 """Prices of a group take seconds, of those with many classes and features minutes."""
 ATTACKED_AT = 50
 """Poisoned samples at which large data are attacked."""
-
-
-@dataclass(frozen=True)
-class Priced:
-    """Settings of priced votes."""
-
-    groups: int
-    factor: float
-    """On the recipe's lambda."""
 
 
 @lru_cache(maxsize=1)

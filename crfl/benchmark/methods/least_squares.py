@@ -196,7 +196,7 @@ SMOOTHED = Choice(
     chosen={"digits": (1.0, 0.003), "loan": (0.3, 0.003), "mnist": (1.0, 0.01)},
     default=(1.0, 0.01),
 )
-"""As `PLAIN`; of MNIST seven of the twelve were tried, on 400 held-out samples, because each of them takes half a minute."""
+"""As `PLAIN`; of MNIST not all twelve were tried, and most of them on 400 held-out samples: each takes half a minute."""
 PLAIN = Choice(
     _plain,
     tuple((ridge,) for ridge in RIDGES),

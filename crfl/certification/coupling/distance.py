@@ -74,7 +74,8 @@ class CoupledScenario:
         """Largest number of arbitrary updates, each of one client in one round, with Delta below each budget (m,).
 
         Theorem 10: whichever clients and rounds, and whatever those clients had sent instead; with `silent` only
-        against their having sent nothing; counted up to `limit`. Raises CertificateError unless the server clips updates in every round.
+        against their having sent nothing; counted up to `limit`. Raises CertificateError unless the server clips updates
+        in every round.
         """
         return most_client_rounds(self._rounding, self.record, budget, self.before_clip, silent, limit)
 
