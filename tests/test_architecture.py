@@ -21,6 +21,7 @@ ORDER = [
     "aggregation",
     "groups",
     "files",
+    "fingerprint",
     "config",
     "features",
     "data",

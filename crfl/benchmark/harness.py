@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crfl import files
+from crfl import files, fingerprint
 from crfl.benchmark.entry import THREATS, Entry, Outcome, Task
 from crfl.benchmark.federations import DATA_SETS, MANY_CLIENTS, federation, load_task
 from crfl.benchmark.result import Result, read_result, result_path, write_result
 from crfl.errors import CrflError, DamagedFileError, SettingsError
 from crfl.progress import bar
-from crfl.runs import fingerprint
 
 __all__ = ["Comparison", "code_digest", "compare", "gather", "judge"]
 

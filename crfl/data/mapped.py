@@ -91,11 +91,12 @@ def _place(
 ) -> tuple[Path | None, str]:
     """Where the features are kept, and the key of what they depend on; no path if the map cannot be told apart."""
     settings, shape, function, public = about
-    own = None if folder is None else cached.identity(function)
-    if folder is None or own is None:
+    if folder is None:
         return None, ""
-    test = chain.from_iterable((block.x, block.y) for block in data.test.blocks(2**14))
-    key = cached.digest([settings, shape, data.scale, *own, public, data.x, *test])
+    test = [(block.x, block.y) for block in data.test.blocks(2**14)]
+    key = cached.feature_key(function, repr(settings), shape, data.scale, public, data.x, test)
+    if key is None:
+        return None, ""
     return folder / f"{data.name}-{settings.map}-{key[:16]}.safetensors", key
 
 

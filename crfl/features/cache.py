@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
-import pickle
 import warnings
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crfl.errors import StoreError
 from crfl.features.fitted import FeatureMap
 from crfl.files import read_tensors, write_tensors
+from crfl.fingerprint import digest, exact_digest
 
 
-def digest(parts: Iterable[object]) -> str:
-    """Name of a sequence of tensors and plain values."""
-    found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            for block in torch.atleast_1d(part).split(2**14):
-                found.update(block.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            found.update(repr(part).encode())
-    return found.hexdigest()
+def feature_key(function: FeatureMap | None, *about: object) -> str | None:
+    """Name of features: of the map, of all else that they depend on, and of the code of this package.
 
-
-def identity(function: FeatureMap | None) -> list[object] | None:
-    """What makes a map the one that it is, and the code of this package; None if that cannot be told of it."""
+    None if the map holds something whose content cannot be seen, such as a TorchScript module: a change of it would go
+    unnoticed, so its features are not kept.
+    """
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    try:
-        return [*code, *_parts(function)]
-    except (TypeError, OSError, AttributeError, pickle.PicklingError):
-        return None
-
-
-def _parts(function: Any) -> Iterator[object]:
-    """Source code and content of a module, function or object."""
-    if function is None or type(function).__module__.startswith("crfl."):
-        yield repr(function)
-    elif isinstance(function, nn.Module):
-        yield repr(function)
-        plain = set(vars(nn.Module()))
-        for module in function.modules():
-            if not type(module).__module__.startswith("torch."):
-                yield inspect.getsource(type(module))
-            yield [pickle.dumps(v) for k, v in sorted(vars(module).items()) if k not in plain]
-        for name, values in sorted(function.state_dict().items()):
-            yield from (name, values)
-    else:
-        yield inspect.getsource(function if inspect.isroutine(function) else type(function))
-        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-        yield pickle.dumps((cells, getattr(function, "__defaults__", None), vars(function)))
+    return exact_digest([code, function, about])
 
 
 def load(path: Path, key: str) -> dict[str, Tensor] | None:
@@ -80,4 +44,4 @@ def save(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
 
 
 def _content(tensors: dict[str, Tensor]) -> str:
-    return digest(part for name in sorted(tensors) for part in (name, tensors[name]))
+    return digest(sorted(tensors.items()))

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from crfl import fingerprint
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
 from crfl.errors import DamagedFileError, StoreError
 from crfl.files import digest, parse_json, read_json
 from crfl.models.base import Model
-from crfl.runs import fingerprint, manifest
+from crfl.runs import manifest
+from crfl.runs.own import own_functions
 
 NAME = "training.json"
 SECTIONS = ("seed", "features", "model", "local", "server", "attack")
@@ -44,7 +46,7 @@ def training_key(
     }
     key = _settings(exp) | {part: _digest(value) for part, value in parts.items()}
     key["data"] = data.digest
-    functions = fingerprint.own_functions(exp)
+    functions = own_functions(exp)
     key |= {f"{setting}: {name}": fingerprint.digest(function) for (setting, name), function in functions.items()}
     if groups is not None:
         key["ensemble"] = _digest([clients.tolist() for clients in groups])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from crfl import rng, sanity
+from crfl import fingerprint, rng, sanity
 from crfl.certification.certificate import Certificate
 from crfl.certification.certify import certify
 from crfl.certification.smoothing import VoteCounts, smooth
@@ -23,11 +23,12 @@ from crfl.data.federated import FederatedData, Split
 from crfl.data.load import load_data
 from crfl.errors import DamagedFileError, SettingsError
 from crfl.run import TrainingRun
-from crfl.runs import fingerprint, manifest
+from crfl.runs import manifest
 from crfl.runs.certificates import load_votes, save_votes
 from crfl.runs.claim import training_key
 from crfl.runs.folder import is_complete, load_one_model, save_run
 from crfl.runs.lock import folder_lock
+from crfl.runs.own import Own, own_functions, register
 from crfl.sweeps.jobs import work_off
 from crfl.training import train, train_pair
 
@@ -64,8 +65,7 @@ class Cache:
         folders = [self.folder(exp, benign, checkpoints) for exp in experiments]
         pairs = list(zip(folders, experiments, strict=True))
         tasks = {
-            folder: partial(_train, self, folder, exp, benign, checkpoints, fingerprint.own_functions(exp))
-            for folder, exp in pairs
+            folder: partial(_train, self, folder, exp, benign, checkpoints, own_functions(exp)) for folder, exp in pairs
         }
         work_off(tasks, is_complete, self.jobs)
         return [self._load(folder, exp, benign, checkpoints) for folder, exp in pairs]
@@ -192,10 +192,10 @@ def _train(
     exp: Experiment,
     benign: bool,
     checkpoints: Sequence[int],
-    functions: fingerprint.Own,
+    functions: Own,
 ) -> None:
     """One job of a sweep. A worker is a new process, which does not know the user's own functions."""
-    fingerprint.register(functions)
+    register(functions)
     with sanity.quiet():  # whoever sweeps says it once
         train(
             exp,

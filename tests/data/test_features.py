@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -127,14 +128,15 @@ def test_what_does_not_fit_together_is_refused(digits, broken):
         replace(digits, **changes[broken])
 
 
-SPENT = []
+SPENT = "CRFL_TEST_MAP_IS_SPENT"
+FACTOR = 2
 
 
 def doubled(x):
-    """A map that cannot be made once it is spent."""
-    if SPENT:
+    """A map that cannot be made once it is spent. That stands in the environment, which is no part of the map."""
+    if SPENT in os.environ:
         raise AssertionError("made again")
-    return 2 * x.flatten(1)
+    return FACTOR * x.flatten(1)
 
 
 def own(folder, **changes):
@@ -143,11 +145,10 @@ def own(folder, **changes):
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path, monkeypatch):
     data = own(tmp_path)
-    SPENT.append(True)
-    yield data, tmp_path
-    SPENT.clear()
+    monkeypatch.setenv(SPENT, "1")
+    return data, tmp_path
 
 
 def test_features_are_made_once(kept):
@@ -175,16 +176,29 @@ def test_features_of_anything_else_are_made_anew(kept, changes):
         own(folder, **changes)
 
 
+def test_a_map_is_made_anew_if_a_global_that_it_reads_changed(kept, monkeypatch):
+    _, folder = kept
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3)
+    with pytest.raises(AssertionError, match="made again"):
+        own(folder)
+
+
+def test_features_of_a_map_whose_content_cannot_be_seen_are_not_kept(tmp_path):
+    scripted = torch.jit.script(torch.nn.Flatten())
+    assert own(tmp_path, features=lambda x: scripted(x)).num_features == 216
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
-def test_a_damaged_cache_is_made_anew(kept, damage):
+def test_a_damaged_cache_is_made_anew(kept, damage, monkeypatch):
     data, folder = kept
     (path,) = folder.iterdir()
     content = bytearray(path.read_bytes())
     content[-20] ^= 64
     path.write_bytes({"cut": content[:-9], "flip": content, "empty": b"", "text": b"nothing"}[damage])
-    SPENT.clear()
+    monkeypatch.delenv(SPENT)
     assert own(folder).digest == data.digest
-    SPENT.append(True)
+    monkeypatch.setenv(SPENT, "1")
     assert own(folder).digest == data.digest  # the file is whole again
 
 

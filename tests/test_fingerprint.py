@@ -12,7 +12,8 @@ from torch import nn
 import crfl
 from crfl import aggregation
 from crfl.attack import malicious, triggers
-from crfl.runs.fingerprint import digest, own_functions, register
+from crfl.fingerprint import digest, exact_digest
+from crfl.runs.own import own_functions, register
 
 
 def stamp(value, size=2):
@@ -58,6 +59,25 @@ class OtherRule(Rule):
         return aggregation.median(updates, sizes)
 
 
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+FACTOR = 1
+
+
+def uses_a_global(x):
+    return (lambda: FACTOR * x)()
+
+
+class UsesAGlobal(Rule):
+    def __call__(self, updates, sizes, server):
+        return uses_a_global(updates)
+
+
 def twice(x):
     return 2 * x
 
@@ -82,6 +102,9 @@ DIFFERENT = [
     lambda: (Rule(0.1), Rule(0.2), OtherRule(0.1), Rule(0.1).__call__, Rule({"a": [1, (2.0,)]}), Rule({"a": [1, {2}]})),
     networks,
     lambda: (Scaled(1.0), Scaled(0.5), Scaled(1.0).bfloat16()),
+    lambda: (["a", ["b"]], ["a", [], "b"], ("a", ["b"]), "ab"),
+    lambda: tuple([a, b, c] for a, b, c in [([1], [2], [1])] for c in (a, b)),
+    lambda: (Slots(1), Slots(2), np.random.default_rng(0), np.random.default_rng(1)),
     lambda: (uses_modules(), np.array(["2020-01-01"], dtype="M8[D]"), np.array([1, "a"], dtype=object)),
     lambda: tuple(eval(text) for text in ("lambda x: x in {'a', 'b', 'c'}", "lambda x: x in {'a', 'b', 'd'}")),
     lambda: tuple(eval(text) for text in ("lambda x: x + 1", "lambda x: x + 2", "lambda x: (lambda y: y + 1)(x)")),
@@ -96,9 +119,22 @@ def test_what_differs_has_another_digest_and_what_does_not_the_same(make):
 
 
 def test_another_process_finds_the_same_digest():
-    code = "import tests.runs.test_fingerprint as t; print([t.digest(v) for make in t.DIFFERENT for v in make()])"
+    code = "import tests.test_fingerprint as t; print([t.digest(v) for make in t.DIFFERENT for v in make()])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str([digest(value) for make in DIFFERENT for value in make()])
+
+
+@pytest.mark.parametrize("function", [uses_a_global, UsesAGlobal(0.1)])
+def test_globals_count(function, monkeypatch):
+    before = digest(function)
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 2)
+    assert digest(function) != before
+
+
+def test_what_cannot_be_seen():
+    assert all(exact_digest(value) == digest(value) for make in DIFFERENT for value in make())
+    for value in ([1, torch.jit.script(nn.ReLU())], nn.Sequential(torch.jit.script(nn.ReLU())), (x for x in (1, 2))):
+        assert exact_digest(value) is None
 
 
 def test_what_prints_its_place_in_memory():
