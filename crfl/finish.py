@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,39 +74,15 @@ def _measured(state: TrainingState, name: str, i: int) -> npt.NDArray[np.float64
 
 def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
     """The record of run i."""
-    exp, data, schedule, rule = batch.experiments[i], batch.data, batch.schedules[i], batch.rules[i]
-    members, sizes = batch.plans[i].clients, batch.sizes[batch.plans[i].clients]  # a group knows only its own clients
+    exp, data = batch.experiments[i], batch.data
+    members = batch.plans[i].clients  # a group knows only its own clients
     attackers = np.searchsorted(members, [a.client for a in batch.plans[i].all_attackers])
-    start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in NORMS)
-    weights = _Shared()
-    rounds = []
-    for t in range(1, state.round + 1):
-        stats = state.clients[t - 1][i]
-        potential = potential_weights(rule, exp.server, stats.weights, sizes, attackers)
-        rounds.append(
-            RoundRecord(
-                round=t,
-                start_norm=start[t - 1],
-                start_spectral_norm=spectral[t - 1] if batch.model.linear else None,
-                pre_clip_norm=pre_clip[t - 1],
-                clip_norm=schedule.clip_norm(t),
-                noise_std=schedule.noise_std(t),
-                weights=weights.tuple(stats.weights),
-                potential_weights=weights.tuple(potential),
-                learning_rate_cap=schedule.learning_rate_cap(t),
-                decay=schedule.decay(t),
-                update_clip=schedule.update_clip(t),
-                update_norms=None if stats.update_norms is None else tuple(stats.update_norms.tolist()),
-                attackers=_attackers(batch, i, t, stats, potential),
-                dropped=_dropped(rule, exp, stats, sizes, members),
-            )
-        )
     return TrainingRecord(
         model=batch.model.name,
         num_features=data.num_features,
         num_classes=data.num_classes,
         aggregation=exp.server.aggregation,
-        data_independent_weights=rule.data_independent,
+        data_independent_weights=batch.rules[i].data_independent,
         bias=batch.model.bias,
         optimizer="sgd",
         precision=exp.local.precision,
@@ -115,7 +92,7 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
         epochs=exp.local.epochs,
         keep_last_batch=exp.local.keep_last_batch,
         client_names=tuple(data.client_names[c] for c in members),
-        client_sizes=tuple(sizes.tolist()),
+        client_sizes=tuple(batch.sizes[members].tolist()),
         smoothness=tuple(batch.smoothness[members].tolist()),
         max_feature_norm=data.max_feature_norm,
         domain=None if data.feature_map is not None else data.domain,
@@ -126,8 +103,35 @@ def _record(batch: RunBatch, i: int, state: TrainingState) -> TrainingRecord:
         attackers=tuple(attackers.tolist()),
         benign=batch.benign[i],
         seed=exp.seed,
-        rounds=tuple(rounds),
+        rounds=tuple(_rounds(batch, i, state, attackers)),
     )
+
+
+def _rounds(batch: RunBatch, i: int, state: TrainingState, attackers: npt.NDArray[np.int64]) -> Iterator[RoundRecord]:
+    """What happened to run i, round by round. `attackers`: numbers of the attackers among the run's clients."""
+    exp, schedule, rule = batch.experiments[i], batch.schedules[i], batch.rules[i]
+    members, sizes = batch.plans[i].clients, batch.sizes[batch.plans[i].clients]
+    start, spectral, pre_clip = (_measured(state, name, i).tolist() for name in NORMS)
+    weights = _Shared()
+    for t in range(1, state.round + 1):
+        stats = state.clients[t - 1][i]
+        potential = potential_weights(rule, exp.server, stats.weights, sizes, attackers)
+        yield RoundRecord(
+            round=t,
+            start_norm=start[t - 1],
+            start_spectral_norm=spectral[t - 1] if batch.model.linear else None,
+            pre_clip_norm=pre_clip[t - 1],
+            clip_norm=schedule.clip_norm(t),
+            noise_std=schedule.noise_std(t),
+            weights=weights.tuple(stats.weights),
+            potential_weights=weights.tuple(potential),
+            learning_rate_cap=schedule.learning_rate_cap(t),
+            decay=schedule.decay(t),
+            update_clip=schedule.update_clip(t),
+            update_norms=None if stats.update_norms is None else tuple(stats.update_norms.tolist()),
+            attackers=_attackers(batch, i, t, stats, potential),
+            dropped=_dropped(rule, exp, stats, sizes, members),
+        )
 
 
 def _dropped(
