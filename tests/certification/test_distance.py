@@ -1,18 +1,14 @@
-"""Delta from the record: against the formula written out, round by round, and solved for its unknowns."""
+"""How far an attack moves the model: by hand, over several rounds, and as a radius."""
 
 import math
 from dataclasses import replace
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crfl.certification import sharp_lipschitz
-from crfl.certification._monotone import largest_below
-from crfl.certification.coupling.arithmetic import FLOAT64_UNIT
-from crfl.certification.coupling.clipping import clip_factor, clipped_distance
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
@@ -20,34 +16,15 @@ from crfl.certification.coupling.poison import poison
 from crfl.certification.coupling.rounding import Rounding
 from crfl.errors import CertificateError
 from tests.certification.records import attacker, make_record, make_round
+from tests.certification.rounds import by_hand, expansion_factor
 
-B = 5.0
 TINY = 1e-10
 """More than rounding in float64 adds to these records."""
-
-
-def expansion_factor(record, round_, attackers, num_attackers=None):
-    """Lambda of a round: what becomes of the distance 1."""
-    return float(
-        expansion(Rounding(LocalTraining(record)), round_, tuple(attackers), num_attackers)(np.array([1.0]))[0]
-    )
 
 
 def added(record, round_, attackers, magnitude, before=0.0, num_attackers=None):
     rounding = Rounding(LocalTraining(record))
     return poison(rounding, round_, tuple(attackers), np.array([magnitude]), np.array([before]), num_attackers)[0]
-
-
-def by_hand(magnitude, start=1.5, scale=5.0, weight=0.25, ratios=(0.2, 0.2, 0.2), rate=0.02, flip=True, decay=0.0):
-    """Sum of p gamma eta q/n min(L_x(kappa_s B') ||delta|| + sqrt(2) B, sqrt(2) (B + B')), step by step."""
-    poisoned = math.hypot(1, math.sqrt(24) + magnitude)
-    kappa, apart = start, 0.0
-    for q in ratios:
-        change = float(sharp_lipschitz(kappa, poisoned)) * magnitude + (math.sqrt(2) * B if flip else 0)
-        change = min(change, math.sqrt(2) * (B + poisoned))
-        apart = (1 - rate * decay) * apart + rate * q * change
-        kappa += rate * math.sqrt(2) * ((1 - q) * B + q * poisoned)
-    return weight * scale * apart
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 0.1, 3.0])
@@ -106,136 +83,6 @@ def test_what_cannot_change_anything_costs_nothing(harmless):
     scenario = CoupledScenario(make_record([make_round(1, [attacker(**harmless)])]), before_clip=True)
     assert scenario.cost(math.inf) == (0 if "weight" not in harmless else pytest.approx(0, abs=TINY))
     assert scenario.radius(np.array([1e-9, 0.0])).tolist() == [math.inf, 0.0]
-
-
-def on_the_ball(distance, norm, rho):
-    """The chord that a tangent to the ball of the distance spans on the sphere of radius rho."""
-    return 2 * rho * math.sin(math.asin(distance / norm) / 2)
-
-
-def test_clipping_contracts():
-    """Both models outside the ball: by the angle between them, in which rho / n is the leading term."""
-    attack = make_round(1, [attacker()], pre_clip_norm=4.0)
-    quiet = [make_round(2, pre_clip_norm=2.0), make_round(3, pre_clip_norm=6.0, clip_norm=2.0)]
-    scenario = CoupledScenario(make_record([attack, *quiet]), before_clip=False)
-    found = scenario.distances(0.1)
-    first = by_hand(0.1)
-    clipped = on_the_ball(first, 4.0, 3.0)
-    assert first * 3 / 4 < clipped < first * 3 / (4.0 - first)
-    expected = [[first, clipped], [clipped, clipped], [clipped, on_the_ball(clipped, 6.0, 2.0)]]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert scenario.cost(0.1) == found[-1, 1]
-    assert CoupledScenario(scenario.record, before_clip=True).cost(0.1) == found[-1, 0]
-
-
-def test_clipping_contracts_real_vectors_as_claimed():
-    """Random vectors stay below the bound, and the worst of them all but reach it."""
-    rng = np.random.default_rng(0)
-    tightest = 0.0
-    for _ in range(2000):
-        norm, rho = rng.uniform(0.5, 3), rng.uniform(0.3, 3)
-        distance = norm * 10 ** rng.uniform(-3, 0.5)
-        bound = clipped_distance(np.array([distance]), norm, rho)[0]
-        a = np.array([norm, 0.0])
-        angles = np.linspace(0, np.pi, 400)
-        b = a + distance * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        shrunk = b * np.minimum(1, rho / np.linalg.norm(b, axis=1))[:, None]
-        apart = np.linalg.norm(shrunk - a * min(1, rho / norm), axis=1).max()
-        assert apart <= bound * (1 + 1e-12)
-        if norm > rho:
-            tightest = max(tightest, apart / bound)
-    assert tightest > 0.9999
-
-
-def lemma7(distance, norm, rho):
-    """(5) with 60 digits."""
-    mpmath.mp.dps = 60
-    d, n, r = (mpmath.mpf(float(v)) for v in (distance, norm, rho))
-    if n <= r:
-        return d
-    if d**2 <= n**2 - r**2:
-        return min(d, r * mpmath.sqrt(2 * (1 - mpmath.sqrt(1 - (d / n) ** 2))))
-    return min(d, 2 * r if d >= n + r else mpmath.sqrt(r / n * (d**2 - (n - r) ** 2)))
-
-
-@pytest.mark.parametrize("share", [1e-300, 1e-22, 2.0**-53, 1e-15, 1e-8, 0.3, 1 - 1e-9])
-def test_clipping_to_any_share_of_the_norm_is_bounded_from_above(share):
-    """Around the places where the cases of (5) meet, which fall together if rho is a rounding of n."""
-    for n in (0.7, 1.0, 2.155e-1):
-        rho = share * n
-        places = np.array([rho, n - rho, math.sqrt((n - rho) * (n + rho)), n, n + rho, 2 * n, 1e-3 * n])
-        near = np.concatenate([places * (1 + k * FLOAT64_UNIT) for k in (-40, -2, -1, 0, 1, 2, 40)])
-        found, factor = clipped_distance(near, n, rho), clip_factor(near, n, rho)
-        for d, bound, f in zip(near.tolist(), found.tolist(), factor.tolist(), strict=True):
-            exact = lemma7(d, n, rho)
-            assert exact <= bound <= d
-            assert exact <= mpmath.mpf(f) * mpmath.mpf(d) * (1 + mpmath.mpf(2) ** -52)
-            if share > 1e-10:
-                assert bound <= exact * (1 + mpmath.mpf(10) ** -5) + mpmath.mpf(10) ** -7 * n
-
-
-def test_clipping_never_expands_and_rises_with_the_distance():
-    distances = np.append(np.geomspace(1e-12, 1e6, 4000), np.inf)
-    bound = clipped_distance(distances, 4.0, 1.5)
-    assert (bound <= distances).all()
-    assert (np.diff(bound) >= -1e-15).all()
-    assert bound[-1] == 3.0
-    assert np.array_equal(clipped_distance(distances, 1.0, 1.5), distances)
-    factor = clip_factor(distances[:-1], 4.0, 1.5)
-    assert (np.diff(factor) >= -1e-15).all()  # Lemma 16
-    assert (bound[:-1] <= factor * distances[:-1] * (1 + 1e-14)).all()
-    assert factor[0] == pytest.approx(1.5 / 4)
-
-
-def test_growth_without_scaling_is_one():
-    record = make_record([])
-    assert expansion_factor(record, make_round(1), ()) == pytest.approx(1, abs=1e-12)
-    assert expansion_factor(record, make_round(1, weights=(0.5, 0, 0, 0.5)), ()) == pytest.approx(1, abs=1e-12)
-
-
-def test_growth_with_weight_decay_contracts():
-    record = make_record([], weight_decay=2.0, client_sizes=(15, 15, 30, 30))
-    found = expansion_factor(record, make_round(1), ())
-    assert found == pytest.approx((2 * 0.96**3 + 2 * 0.96**6) / 4, rel=1e-9)
-
-
-def test_growth_of_scaled_rounds():
-    """max(1, 2 S alpha - 1), alpha = A / (1 + A), A = tau a / (1 - a), a = eta B^2 / 4."""
-    plain = make_record([])
-    a = 0.02 * 25 / 4
-    alpha = (3 * a / (1 - a)) / (1 + 3 * a / (1 - a))
-    for scale in (1.0, 2.0, 10.0, 100.0):
-        attackers = (attacker(scale=scale),)
-        total = 0.75 + 0.25 * scale
-        expected = max(1.0, 2 * total * alpha - 1)
-        assert expansion_factor(plain, make_round(1, attackers), attackers) == pytest.approx(expected, rel=1e-12)
-    meek = (attacker(scale=0.3, weight=1.0),)  # |1 - 0.3 alpha| + 0.3 alpha = 1
-    alone = make_record([], client_sizes=(15,), learning_rates=(0.02,), client_names=("a",), smoothness=(12.5,))
-    assert expansion_factor(alone, make_round(1, meek, weights=(1.0,)), meek) == pytest.approx(1.0, rel=1e-12)
-    edge = make_record([], learning_rates=(0.16,) * 4)  # a = 1: nothing is gained over 2 S - 1
-    attackers = (attacker(scale=5.0),)
-    assert expansion_factor(edge, make_round(1, attackers), attackers) == pytest.approx(2 * 2 - 1, rel=1e-12)
-
-
-@given(st.integers(0, 10**6))
-def test_growth_holds_for_linear_gradients(seed):
-    """The server's map of scaled local training on quadratics with curvature up to beta is Lambda-Lipschitz."""
-    rng = np.random.default_rng(seed)
-    rate, tau, beta, decay = rng.uniform(0.01, 0.15), int(rng.integers(1, 4)), 12.5, rng.choice([0.0, 0.5])
-    scale = rng.uniform(0, 30)
-    record = make_record([], learning_rates=(rate,) * 4, client_sizes=(5 * tau,) * 4, weight_decay=decay)
-    if rate > 2 / (beta + 2 * decay):
-        return
-    attackers = (attacker(scale=scale),)
-    total = np.eye(3)
-    for client in range(4):
-        local = np.eye(3)
-        for _ in range(tau):
-            q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-            curvature = q @ np.diag(rng.choice([0, beta, rng.uniform(0, beta)], size=3)) @ q.T
-            local = (np.eye(3) - rate * (curvature + decay * np.eye(3))) @ local
-        total = total + 0.25 * (scale if client == 0 else 1.0) * (local - np.eye(3))
-    assert np.linalg.norm(total, 2) <= expansion_factor(record, make_round(1, attackers), attackers) * (1 + 1e-12)
 
 
 def test_several_attack_rounds():
@@ -380,39 +227,3 @@ def test_radius_is_the_edge(seed):
             assert scenario.cost(float(radius) * (1 + 1e-6) + 1e-15) >= budget
     ordered = scenario.radius(np.sort(budgets))
     assert (np.diff(ordered[np.isfinite(ordered)]) >= 0).all()
-
-
-@pytest.mark.parametrize(
-    ("function", "inverse", "limit"),
-    [
-        (lambda x: x, lambda b: b, math.inf),
-        (lambda x: 3 * x + x * np.minimum(x, 1e6), lambda b: (math.sqrt(9 + 4 * b) - 3) / 2, math.inf),
-        (lambda x: np.sqrt(x), lambda b: b**2, math.inf),
-        (lambda x: np.where(x > 0, x + 0.01, 0.0), lambda b: max(b - 0.01, 0), math.inf),
-        (lambda x: np.minimum(x, 5.0), lambda b: b if b <= 5 else math.inf, 5.0),
-        (lambda x: np.floor(np.minimum(x, 1e9)), lambda b: math.ceil(b), math.inf),
-        (lambda x: x + 1e3 * np.maximum(x - 1.01, 0), lambda b: b if b <= 1.01 else (b + 1010) / 1001, math.inf),
-        (
-            lambda x: np.where(x < 1.01, 100 * x, 101 + 1e-3 * (x - 1.01)),
-            lambda b: b / 100 if b <= 101 else 1.01 + 1e3 * (b - 101),
-            math.inf,
-        ),
-    ],
-)
-def test_largest_below(function, inverse, limit):
-    levels = np.array([1e-3, 0.5, 1.0, 4.9999, 5.0001, 77.3, 1e4])
-    found = largest_below(function, levels, limit)
-    expected = np.array([inverse(b) for b in levels])
-    np.testing.assert_allclose(
-        found, expected, rtol=2e-2 if "floor" in str(function.__code__.co_names) else 1e-7, atol=1e-12
-    )
-    finite = np.isfinite(found)
-    assert (function(found[finite]) < levels[finite]).all()
-
-
-def test_largest_below_edges():
-    never = largest_below(lambda x: 1 + x, np.array([0.0, 0.5, 1.0]), math.inf)
-    assert never.tolist() == [0, 0, 0]
-    always = largest_below(lambda x: np.zeros_like(x), np.array([0.0, 0.5, math.inf]), math.inf)
-    assert always.tolist() == [0, math.inf, math.inf]
-    assert largest_below(lambda x: x, np.array([math.inf]), math.inf).tolist() == [math.inf]

@@ -1,0 +1,142 @@
+"""A group trains as if it were alone, whatever the clients of other groups do."""
+
+import numpy as np
+import pytest
+import torch
+
+import crfl
+from crfl.aggregation import AGGREGATORS
+from crfl.attack.malicious import MALICIOUS
+from crfl.config import Ensemble
+from crfl.ensemble_run import choose_groups
+from tests.ensemble.federations import CLASSES, CLIENTS, FEATURES, MODELS, federation, settings
+
+
+def restricted(data, clients):
+    """The federation of these clients alone."""
+    names = [data.client_names[c] for c in clients]
+    shards = [data.shards[c] for c in clients]
+    return crfl.FederatedData.from_arrays(
+        data.x, data.y, data.test.x, data.test.y, shards=shards, num_classes=CLASSES, client_names=names
+    )
+
+
+def seed_of_prefix(names, groups):
+    """A seed under which the first clients are one group, so that they have the same numbers alone."""
+    size = len(names) // groups
+    for seed in range(10_000):
+        dealt = choose_groups(names, Ensemble(groups=groups), seed)
+        for number, clients in enumerate(dealt):
+            if clients.tolist() == list(range(size)):
+                return seed, number
+    raise AssertionError("no such seed")
+
+
+@pytest.mark.parametrize("rule", sorted(AGGREGATORS))
+@pytest.mark.parametrize("model", MODELS)
+def test_a_group_trains_as_if_alone(model, rule):
+    """Bit for bit, with every rule: the group's model, and the record of its rounds."""
+    data = federation()
+    seed, number = seed_of_prefix(data.client_names, 3)
+    exp = settings(data, seed=seed, server__aggregation=rule, server__participation=0.75, server__update_clip=2.0)
+    ensemble = crfl.train_ensemble(exp, data, groups=3, model=MODELS[model]())
+    alone = crfl.train(exp.override({"data.clients": 4}), restricted(data, range(4)), model=MODELS[model]())
+    assert torch.equal(ensemble.params[number], alone.params)
+    assert ensemble.record(number).rounds == alone.record.rounds
+    assert ensemble.record(number).client_names == alone.record.client_names
+    np.testing.assert_array_equal(ensemble.group_run(number).predict(data.test.x), alone.predict(data.test.x))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"local__keep_last_batch": True, "local__epochs": 2},
+        {"local__schedule": "inverse", "server__decay": 0.1, "server__clip": {"start": 3.0}},
+        {
+            "attack__round": 2,
+            "attack__every": 1,
+            "attack__clients": 3,
+            "attack__scale": "replace",
+            "attack__trigger": "full_image",
+        },
+    ],
+    ids=["uneven batches", "decay", "attack"],
+)
+@pytest.mark.parametrize("disjoint", [True, False])
+def test_engines_agree(changes, disjoint):
+    data = federation(sizes=(5, 9, 13, 4, 6, 12, 8, 4, 11, 7, 5, 10))
+    exp = settings(data, **changes)
+    how = {"groups": 3} if disjoint else {"groups": 4, "disjoint": False, "clients_per_group": 9}
+    fast, slow = (crfl.train_ensemble(exp, data, **how, engine=e) for e in ("vectorised", "reference"))
+    torch.testing.assert_close(fast.params, slow.params, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(fast.votes(data.test), slow.votes(data.test))
+
+
+def huge(update, model, generator):
+    return torch.full_like(update, torch.finfo(update.dtype).max)
+
+
+def shout(update, model, generator):
+    """Sends no update but an error, should the server evaluate it."""
+    return "no update"
+
+
+HOSTILE = {
+    "nan": {},
+    "sign_flip": {"attack__scale": 1e12},
+    "huge": {},
+    "shout": {},
+    "gaussian": {"attack__scale": 1e30},
+}
+
+
+@pytest.mark.filterwarnings("ignore::crfl.errors.InvalidUpdateWarning")
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("update", HOSTILE)
+def test_whatever_clients_send_other_groups_keep_their_bits(update, model, precision, monkeypatch):
+    """Half of one group, and all of another: the others do not notice, and a group without updates keeps its model."""
+    monkeypatch.setitem(MALICIOUS, "huge", huge)
+    monkeypatch.setitem(MALICIOUS, "shout", shout)
+    data = federation()
+    exp = settings(data, local__precision=precision)
+    groups = choose_groups(data.client_names, Ensemble(groups=4), exp.seed)
+    hostile = exp.override(
+        {"attack.round": 1, "attack.every": 1, "attack.clients": [*groups[1].tolist(), int(groups[2][0])]}
+        | {"attack.update": update, "attack.trigger": []}
+        | {key.replace("__", "."): value for key, value in HOSTILE[update].items()}
+    )
+    quiet, loud = (crfl.train_ensemble(e, data, groups=4, model=MODELS[model]()) for e in (exp, hostile))
+    assert torch.equal(quiet.params[[0, 3]], loud.params[[0, 3]])
+    assert not torch.equal(quiet.params[2], loud.params[2])
+    assert torch.isfinite(loud.params).all()
+    np.testing.assert_array_equal(quiet.votes(data.test)[:, [0, 3]], loud.votes(data.test)[:, [0, 3]])
+    if update in ("nan", "shout"):
+        assert {d.client for r in loud.record(1).rounds for d in r.dropped} == {0, 1, 2}
+        one_round = crfl.train_ensemble(hostile.override({"server.rounds": 1}), data, groups=4, model=MODELS[model]())
+        start = one_round.model.initial(crfl.rng.stream(exp.seed, "initial model"))
+        torch.testing.assert_close(one_round.params[1], start.to(one_round.params), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("schedule", ["constant", "inverse"])
+def test_whatever_clients_hold_other_groups_keep_their_bits(model, schedule):
+    """Other samples, and many more of them: more steps a round, more features, larger batches."""
+    data = federation(sizes=(3,) * CLIENTS)
+    changes = {"local__batch_size": 20, "local__keep_last_batch": True, "server__decay": 0.1}
+    exp = settings(data, **changes, local__schedule=schedule)
+    groups = choose_groups(data.client_names, Ensemble(groups=4), exp.seed)
+    bad, shards = int(groups[2][1]), list(data.shards)
+    more = 50 * np.random.default_rng(1).normal(size=(90, FEATURES)).astype("f4")
+    shards[bad] = torch.arange(len(data.x), len(data.x) + 90)
+    other = crfl.FederatedData.from_arrays(
+        np.concatenate([data.x.numpy(), more]),
+        np.concatenate([data.y.numpy(), np.ones(90, dtype=np.int64)]),
+        data.test.x,
+        data.test.y,
+        shards=shards,
+        num_classes=CLASSES,
+    )
+    one, two = (crfl.train_ensemble(exp, d, groups=4, model=MODELS[model]()) for d in (data, other))
+    assert torch.equal(one.params[[0, 1, 3]], two.params[[0, 1, 3]])
+    assert not torch.equal(one.params[2], two.params[2])
