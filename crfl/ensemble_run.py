@@ -31,7 +31,14 @@ BLOCK_SAMPLES, BLOCK_ROWS = 1024, 2048
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EnsembleRun:
-    """Trained models of all groups, and how they came about."""
+    """Trained models of all groups, and how they came about: what `crfl.train_ensemble` returns.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> crfl.train_ensemble(exp, crfl.load_data(exp), groups=2).params.shape
+        torch.Size([2, 650])
+    """
 
     experiment: Experiment
     """The settings, of all groups."""
@@ -73,6 +80,14 @@ class EnsembleRun:
 
         Raises:
             DataError: `x` has another number of features.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+            >>> data = crfl.load_data(exp)
+            >>> ensemble = crfl.train_ensemble(exp, data, groups=2)
+            >>> ensemble.votes(data.test).shape
+            (397, 2)
         """
         features = torch.as_tensor(getattr(x, "x", x))
         if features.ndim != 2 or features.shape[1] != self.model.num_features:
@@ -86,29 +101,119 @@ class EnsembleRun:
         return found
 
     def predict(self, x: npt.ArrayLike | Split) -> IntArray:
-        """The class (m,) that most groups vote for; of classes that tie, the smallest. `x` as for `votes`."""
+        """The class that most groups vote for; of classes that tie, the smallest.
+
+        Args:
+            x: features (m, d), or samples that have them.
+
+        Returns:
+            Classes (m,).
+
+        Raises:
+            DataError: `x` has another number of features.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+            >>> data = crfl.load_data(exp)
+            >>> ensemble = crfl.train_ensemble(exp, data, groups=2)
+            >>> ensemble.predict(data.test.x[:4]).shape
+            (4,)
+        """
         votes = self.votes(x)
         counts = np.zeros((len(votes), self.num_classes), dtype=np.int64)
         np.add.at(counts, (np.arange(len(votes))[:, None], votes), 1)
         return counts.argmax(axis=1)
 
     def score(self, split: Split) -> float:
-        """Accuracy of the vote on labelled samples such as `data.test`."""
+        """Accuracy of the vote.
+
+        Args:
+            split: labelled samples such as `data.test`.
+
+        Returns:
+            The share of samples whose predicted class is their label.
+
+        Raises:
+            DataError: the features have another shape than the models'.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+            >>> data = crfl.load_data(exp)
+            >>> ensemble = crfl.train_ensemble(exp, data, groups=2)
+            >>> 0 <= ensemble.score(data.test) <= 1
+            True
+        """
         return float(np.mean(self.predict(split) == split.y.cpu().numpy()))
 
     def group_run(self, group: int) -> TrainingRun:
-        """The run of one group, as if it had been trained alone. Its record numbers the group's own clients from 0."""
+        """The run of one group, as if it had been trained alone. Its record numbers the group's own clients from 0.
+
+        Args:
+            group: its number, from 0.
+
+        Returns:
+            The run.
+
+        Raises:
+            DataError: there is no such group.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+            >>> data = crfl.load_data(exp)
+            >>> ensemble = crfl.train_ensemble(exp, data, groups=2)
+            >>> bool((ensemble.group_run(1).params == ensemble.params[1]).all())
+            True
+        """
         if not 0 <= group < len(self.groups):
             raise DataError(f"group: got {group}, expected 0 to {len(self.groups) - 1}")
         return replace(self.make_group_run(group), experiment=self.experiment)
 
     def group_scores(self, split: Split) -> FloatArray:
-        """Accuracy (G,) of each group's model on labelled samples such as `data.test`."""
+        """Accuracy of each group's model.
+
+        Args:
+            split: labelled samples such as `data.test`.
+
+        Returns:
+            Shares (G,).
+
+        Raises:
+            DataError: the features have another shape than the models'.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+            >>> data = crfl.load_data(exp)
+            >>> ensemble = crfl.train_ensemble(exp, data, groups=2)
+            >>> ensemble.group_scores(data.test).shape
+            (2,)
+        """
         right: FloatArray = (self.votes(split) == split.y.cpu().numpy()[:, None]).mean(axis=0)
         return right
 
     def record(self, group: int) -> TrainingRecord:
-        """What happened in the training of one group. It is made when it is asked for."""
+        """What happened in the training of one group. It is made when it is asked for.
+
+        Args:
+            group: its number, from 0.
+
+        Returns:
+            The record, of the group's own clients.
+
+        Raises:
+            DataError: there is no such group.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+            >>> data = crfl.load_data(exp)
+            >>> ensemble = crfl.train_ensemble(exp, data, groups=2)
+            >>> len(ensemble.record(0).client_names) == len(ensemble.groups[0])
+            True
+        """
         return self.group_run(group).record
 
     def __repr__(self) -> str:

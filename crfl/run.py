@@ -32,7 +32,15 @@ BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class TrainingRun:
-    """A trained global model and how it came about."""
+    """A trained global model and how it came about: what `crfl.train` returns.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> run = crfl.train(exp, crfl.load_data(exp))
+        >>> run.params.shape, [a.scale for r in run.record.attack_rounds for a in r.attackers]
+        (torch.Size([650]), [5.0])
+    """
 
     experiment: Experiment
     model: Model
@@ -62,7 +70,24 @@ class TrainingRun:
         return self.history[self.history["round"] >= first]
 
     def logits(self, x: npt.ArrayLike | Tensor) -> Tensor:
-        """Logits (m, C) of features x (m, d), on the CPU."""
+        """What the final model without noise computes.
+
+        Args:
+            x: features (m, d).
+
+        Returns:
+            Logits (m, C), on the CPU.
+
+        Raises:
+            DataError: if x has another shape.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+            >>> data = crfl.load_data(exp)
+            >>> crfl.train(exp, data).logits(data.test.x[:4]).shape
+            torch.Size([4, 10])
+        """
         features = torch.as_tensor(x)
         if features.ndim != 2 or features.shape[1] != self.model.num_features:
             raise DataError(f"x: got shape {tuple(features.shape)}, expected (m, {self.model.num_features})")

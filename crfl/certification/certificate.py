@@ -121,6 +121,13 @@ class Certificate(Content, ABC):
 
         Raises:
             CertificateError: if there are no samples, or a strength is NaN.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+            >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+            >>> bool(cert.certified_rate(0.0) >= cert.certified_accuracy(data.test.y, 0.0))
+            True
         """
         return metrics.certified_rate(self.strength, strengths)
 
@@ -136,6 +143,13 @@ class Certificate(Content, ABC):
 
         Raises:
             CertificateError: if the labels do not fit, there are no samples, or a strength is NaN.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+            >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+            >>> cert.certified_accuracy(data.test.y, [0.0, 0.1]).shape
+            (2,)
         """
         labels = np.asarray(y.cpu() if hasattr(y, "cpu") else y)
         if len(labels) == self.test_size:

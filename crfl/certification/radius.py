@@ -96,6 +96,13 @@ class RadiusCertificate(Certificate):
 
         Raises:
             CertificateError: `delta` is negative or NaN.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+            >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+            >>> bool((cert.max_poisoned(0.1) <= cert.max_poisoned(0.0)).all())
+            True
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, self.scenario.record.batch_size + 1)
@@ -112,6 +119,13 @@ class RadiusCertificate(Certificate):
 
         Raises:
             CertificateError: `delta` is negative or NaN, nobody attacked, or attackers sent malicious updates.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+            >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+            >>> bool((cert.max_attackers(0.1)[cert.radius > 0.1] >= 1).all())
+            True
         """
         magnitude = float(nonnegative("delta", delta))
         levels = range(1, len(self.scenario.record.client_sizes) + 1)
@@ -133,6 +147,13 @@ class RadiusCertificate(Certificate):
 
         Raises:
             CertificateError: the server did not clip updates, the kind is `published`, or `limit` is no positive integer.
+
+        Example:
+            >>> import crfl
+            >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4, "server.update_clip": 0.1})
+            >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+            >>> int(cert.max_malicious(limit=2).max()) <= 2
+            True
         """
         return self.scenario.max_malicious(self.budget, silent, positive_int("limit", limit))
 

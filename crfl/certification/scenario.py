@@ -54,7 +54,10 @@ def attackers_like(
     if not found:
         raise CertificateError(NO_ATTACKER)
     if any(a.update is not None for a in found):
-        raise CertificateError("max_attackers: attackers sent malicious updates, which max_malicious counts")
+        raise CertificateError(
+            "max_attackers: got attackers that sent malicious updates, expected poisoned samples alone; max_malicious "
+            "counts malicious updates"
+        )
     return tuple(replace(a, weight=max(a.weight, a.potential_weight)) for a in found)
 
 
@@ -103,4 +106,6 @@ class PublishedScenario:
 
     def max_malicious(self, budget: FloatArray, silent: bool, limit: int) -> IntArray:
         """The paper's certificate knows backdoors only."""
-        raise CertificateError("max_malicious: kind 'published' says nothing of arbitrary updates; use kind 'margin'")
+        raise CertificateError(
+            "max_malicious: got kind 'published', expected 'margin' or 'smoothing', which count arbitrary updates"
+        )

@@ -54,11 +54,12 @@ class Experiment(Section):
 
     SettingsError names every wrong setting at once: the key, what it got, what is expected.
 
-    >>> Experiment(server={"rounds": 20}, attack={"scale": 10})
-    Experiment(server=Server(rounds=20), attack=Attack(scale=10.0))
-    >>> Experiment(seed=-1)
-    Traceback (most recent call last):
-    crfl.errors.SettingsError: seed: got -1, expected a whole number from 0 to 10^18
+    Example:
+        >>> Experiment(server={"rounds": 20}, attack={"scale": 10})
+        Experiment(server=Server(rounds=20), attack=Attack(scale=10.0))
+        >>> Experiment(seed=-1)
+        Traceback (most recent call last):
+        crfl.errors.SettingsError: seed: got -1, expected a whole number from 0 to 10^18
     """
 
     seed: Seed = 0
@@ -83,8 +84,15 @@ class Experiment(Section):
             settings: Groups of settings, each a mapping or an object such as `Local`.
             source: Where they come from, for errors.
 
+        Returns:
+            The settings.
+
         Raises:
             SettingsError: Names every wrong setting.
+
+        Example:
+            >>> Experiment.from_dict({"server": {"rounds": 20}})
+            Experiment(server=Server(rounds=20))
         """
         if not isinstance(settings, Mapping):
             raise SettingsError([f"got {shown(settings)}, expected groups of settings"], source)
@@ -97,20 +105,40 @@ class Experiment(Section):
     def from_yaml(cls, path: str | Path) -> Experiment:
         """Read settings from a YAML file.
 
+        Args:
+            path: The file. What it leaves out keeps its default.
+
+        Returns:
+            The settings.
+
         Raises:
             SettingsError: The file is missing, malformed, too large, uses aliases, or has wrong settings.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.yaml"
+            >>> _ = path.write_text("server: {rounds: 20}")
+            >>> Experiment.from_yaml(path)
+            Experiment(server=Server(rounds=20))
         """
         return cls.from_dict(read_yaml(Path(path)), cut(str(path)))
 
     @classmethod
     def named(cls, name: str) -> Experiment:
-        """The settings of this name that ship with crfl: those of configs/<name>.yaml.
+        """The settings of this name that ship with crfl.
+
+        Args:
+            name: That of configs/<name>.yaml.
+
+        Returns:
+            The settings.
 
         Raises:
             SettingsError: There are none of that name; lists those that there are.
 
-        >>> Experiment.named("mnist").server.rounds
-        100
+        Example:
+            >>> Experiment.named("mnist").server.rounds
+            100
         """
         return cls.from_yaml(find_settings(name))
 
@@ -121,13 +149,19 @@ class Experiment(Section):
     def override(self, changes: Mapping[str, Any]) -> Experiment:
         """A copy with the values of dotted keys replaced.
 
-        A group, as in {"attack": {"scale": 50.0}}, replaces what it names and leaves its other settings as they are.
+        Args:
+            changes: Values by key. A group, as in {"attack": {"scale": 50.0}}, replaces what it names and leaves its other
+                settings as they are.
+
+        Returns:
+            The changed settings.
 
         Raises:
             SettingsError: Names every key that is unknown and every value that is wrong.
 
-        >>> Experiment().override({"attack.scale": 50, "server.noise": 0.02})
-        Experiment(server=Server(noise=0.02), attack=Attack(scale=50.0))
+        Example:
+            >>> Experiment().override({"attack.scale": 50, "server.noise": 0.02})
+            Experiment(server=Server(noise=0.02), attack=Attack(scale=50.0))
         """
         if not isinstance(changes, Mapping):
             raise SettingsError([f"got {shown(changes)}, expected values by dotted key"])
@@ -141,7 +175,7 @@ class Experiment(Section):
                 section_ = section_[group]
                 if not isinstance(section_, dict):
                     whole = ".".join(groups[:depth])
-                    raise SettingsError([f"{cut(key)}: unknown setting; {whole} is set as a whole"])
+                    raise SettingsError([f"{cut(key)}: got a part of {whole}, expected {whole} as a whole"])
             section_[leaf] = merged(section_.get(leaf), value)
         return Experiment.from_dict(settings)
 

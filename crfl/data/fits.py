@@ -10,10 +10,17 @@ from crfl.errors import DataError
 
 
 def check_fits(exp: Experiment, data: FederatedData) -> None:
-    """DataError unless the settings say what the data is, and every client can train as they say.
+    """Check that the settings say what the data is, and that every client can train as they say.
 
     Settings whose data.name is "custom" speak of a user's own data, whatever its name. How it was dealt out and mapped
     must agree where the data knows it. (The attack's plan checks the attack.)
+
+    Args:
+        exp: The settings.
+        data: The data.
+
+    Raises:
+        DataError: A setting contradicts the data, or a client has less than a batch.
 
     Example:
         >>> from crfl import Experiment, load_data

@@ -26,7 +26,20 @@ MOST_EQUAL = 1e100
 def iid(samples: int, clients: int, generator: torch.Generator) -> Shards:
     """Equal random shards of `samples` // `clients` rows each; the remainder of the division is nobody's.
 
-    DataError if there are more clients than samples.
+    Args:
+        samples: n
+        clients: N
+        generator: Of the shuffle.
+
+    Returns:
+        The rows of each client.
+
+    Raises:
+        DataError: There are more clients than samples.
+
+    Example:
+        >>> [len(rows) for rows in iid(7, 3, torch.Generator())]
+        [2, 2, 2]
     """
     _check_count(samples, clients)
     order = permutation(samples, generator)[: samples // clients * clients]
@@ -37,9 +50,25 @@ def dirichlet(y: Tensor | npt.NDArray[np.int64], clients: int, alpha: float, gen
     """Unequal label mixes: the samples of each label are dealt out in shares drawn from Dirichlet(alpha, ..., alpha).
 
     Small `alpha` gives each label to few clients; large `alpha` approaches an iid partition. Every sample finds an
-    owner, sizes differ, and a client may come out small or empty. y: labels, (n,) int64. Source of the scheme: Hsu,
-    Qi, Brown 2019 (arXiv 1909.06335), with the prior uniform and the roles of label and client exchanged, so that
-    all samples are used. DataError if there are more clients than samples, or `alpha` is not positive and finite.
+    owner, sizes differ, and a client may come out small or empty. Source of the scheme: Hsu, Qi, Brown 2019 (arXiv
+    1909.06335), with the prior uniform and the roles of label and client exchanged, so that all samples are used.
+
+    Args:
+        y: Labels, (n,) int64.
+        clients: N
+        alpha: Concentration.
+        generator: Of the shares and the shuffles.
+
+    Returns:
+        The rows of each client.
+
+    Raises:
+        DataError: There are more clients than samples, or `alpha` is not positive and finite.
+
+    Example:
+        >>> shards = dirichlet(torch.arange(100) % 2, 3, 0.5, torch.Generator().manual_seed(0))
+        >>> sum(len(rows) for rows in shards)
+        100
     """
     _check_count(len(y), clients)
     if not 0 < alpha < np.inf:
@@ -58,8 +87,19 @@ def dirichlet(y: Tensor | npt.NDArray[np.int64], clients: int, alpha: float, gen
 def natural(keys: npt.ArrayLike, clients: Sequence[Any] | None = None) -> Shards:
     """One client a key: client i owns the rows whose key is `clients[i]`; rows of other keys are nobody's.
 
-    keys: (n,) numbers or words, one a sample. clients: keys in client order; None means all of them, rising.
-    DataError if a client owns no row or is named twice.
+    Args:
+        keys: (n,) numbers or words, one a sample.
+        clients: Keys in client order; None means all of them, rising.
+
+    Returns:
+        The rows of each client.
+
+    Raises:
+        DataError: A client owns no row or is named twice, or keys cannot be sorted.
+
+    Example:
+        >>> [rows.tolist() for rows in natural(["Ada", "Bob", "Ada"])]
+        [[0, 2], [1]]
     """
     try:
         values, inverse = np.unique(np.asarray(keys), return_inverse=True)
@@ -73,7 +113,7 @@ def natural(keys: npt.ArrayLike, clients: Sequence[Any] | None = None) -> Shards
     shards = _rows_of(owner, len(wanted))
     empty = [key for key, rows in zip(wanted, shards, strict=True) if not len(rows)]
     if empty:
-        raise DataError(f"partition: no sample has the key {empty[0]!r}; leave this client out")
+        raise DataError(f"partition: got client {empty[0]!r}, expected a key that a sample has; leave this client out")
     return shards
 
 

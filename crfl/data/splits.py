@@ -13,7 +13,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled samples: features `x` (m, d) float32 and labels `y` (m,) int64."""
+    """Labelled samples: features `x` (m, d) float32 and labels `y` (m,) int64.
+
+    Example:
+        >>> split = Split(torch.rand(5, 2), torch.tensor([0, 1, 1, 0, 1]))
+        >>> len(split), split.majority_accuracy, [len(block) for block in split.blocks(2)]
+        (5, 0.6, [2, 2, 1])
+        >>> split.take([3, 4]).y
+        tensor([0, 1])
+    """
 
     x: Tensor
     y: Tensor

@@ -22,10 +22,20 @@ FEATURE_MAPS: dict[str, FeatureMap] = {"scattering": Scattering(), "scattering_y
 
 
 def find_map(settings: Features) -> FeatureMap | None:
-    """The function that `features.map` names, a scattering with its own scales and angles; None for "none".
+    """The function that `features.map` names, a scattering with its own scales and angles.
+
+    Args:
+        settings: The settings of the map.
+
+    Returns:
+        The function; None for "none".
 
     Raises:
         SettingsError: If there is none of that name, or scales or angles are given to a map that has none.
+
+    Example:
+        >>> find_map(Features(map="scattering", scattering_angles=8)).angles
+        8
     """
     if settings.map != "none" and settings.map not in FEATURE_MAPS:
         known = ", ".join(["none", *FEATURE_MAPS])

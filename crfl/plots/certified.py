@@ -47,6 +47,13 @@ def certified_accuracy(
 
     Raises:
         ValueError: there is no curve, or radii and numbers of clients are mixed.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+        >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+        >>> certified_accuracy({"margin": (cert, data.test.y)}).get_ylabel()
+        'certified accuracy'
     """
     certificates = [certificate for certificate, _ in curves.values()]
     ax = new_axes(ax, strength_label(certificates), "certified accuracy")
@@ -56,7 +63,26 @@ def certified_accuracy(
 
 
 def certified_rate(curves: Mapping[str, Certified], ax: Axes | None = None, **style: Any) -> Axes:
-    """Share of test samples certified at strength r of the attack, right or wrong: see `certified_accuracy`."""
+    """Share of test samples certified at strength r of the attack, right or wrong.
+
+    Args:
+        curves: for each label a certificate.
+        ax: where to draw; a new figure without it.
+        style: passed to `Axes.plot` for every curve.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: there is no curve, or radii and numbers of clients are mixed.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+        >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+        >>> certified_rate({"margin": cert}).get_ylabel()
+        'certified rate'
+    """
     certificates = list(curves.values())
     ax = new_axes(ax, strength_label(certificates), "certified rate")
     grid = strengths(certificates)

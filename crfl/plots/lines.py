@@ -74,7 +74,20 @@ def curves(
 
 
 def label_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How many samples of each label (columns) every client (rows) holds, as stacked bars."""
+    """How many samples of each label every client holds, as stacked bars.
+
+    Args:
+        counts: a row a client, a column a label, as from `FederatedData.label_counts`.
+        ax: where to draw; a new figure without it.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> import crfl
+        >>> label_counts(crfl.load_data(crfl.Experiment()).label_counts()).get_ylabel()
+        'samples'
+    """
     ax = new_axes(ax, "client", "samples")
     bottom = np.zeros(len(counts))
     for i, label in enumerate(counts.columns):

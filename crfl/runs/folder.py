@@ -105,6 +105,15 @@ def load_run(
     Raises:
         StoreError: if the folder holds no finished run of that model.
         DamagedFileError: if a file is not what was written, or the files contradict one another.
+
+    Example:
+        >>> import crfl, tempfile
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> run = crfl.train(exp, crfl.load_data(exp))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     crfl.save_run(folder, run)
+        ...     bool((crfl.load_run(folder).params == run.params).all())
+        True
     """
     files = open_run(Path(folder))
     load = ensemble_files.load_ensemble if is_ensemble(files) else one_model.load_one

@@ -29,7 +29,7 @@ def test_malicious_client_rounds(data):
             cert.max_malicious(limit=limit)
     with pytest.raises(CertificateError, match="update_clip"):
         crfl.certify(crfl.train(EXP, data), data.test, kind="margin").max_malicious()
-    with pytest.raises(CertificateError, match="use kind 'margin'"):
+    with pytest.raises(CertificateError, match="got kind 'published', expected 'margin' or 'smoothing'"):
         crfl.certify(clipped, data.test, kind="published").max_malicious()
 
 

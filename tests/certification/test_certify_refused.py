@@ -74,12 +74,12 @@ def test_refusals_name_the_reason(run, data):
     refused("server.aggregation is 'rfa'", run=rfa, kind="smoothing")
     assert crfl.certify(rfa, data.test, kind="published").certified_rate(0.01) > 0  # the paper does
     twice = with_rounds(run, lambda r: replace(r, attackers=(attacker(weight=0.1),)) if r.round > 10 else r)
-    refused("knows one attack round, got 4, 11, 12", run=twice, kind="published")
+    refused("got attacks in rounds 4, 11, 12, expected one attack round", run=twice, kind="published")
     assert crfl.certify(twice, data.test, kind="margin").radius.shape == (len(data.test),)
     bad = with_rounds(
         run, lambda r: replace(r, attackers=tuple(replace(a, update="nan", update_norm=1.0) for a in r.attackers))
     )
-    refused("backdoors only", run=bad, kind="published")
+    refused("got attackers that sent malicious updates, expected poisoned samples alone", run=bad, kind="published")
     with pytest.raises(CertificateError, match="test: got x of shape"):
         crfl.certify(run, SimpleNamespace(x=torch.zeros(3, 5)))
 

@@ -45,12 +45,12 @@ def test_run_again_changes_nothing(call, config, tmp_path):
 def test_what_does_not_hold_is_noted(call, config, tmp_path):
     result = call("run", config, *SMALL, "--set", "attack.round=[1, 2]", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "note: published: kind 'published' knows one attack round" in result.output
+    assert "note: published: kind 'published': got attacks in rounds" in result.output
     assert not (tmp_path / "out" / "certificates" / "published-clean.csv").exists()
     assert (tmp_path / "out" / "certificates" / "margin-clean.csv").exists()
     alone = call("certify", tmp_path / "out", "--kind", "published")
     assert alone.exit_code == 1
-    assert "knows one attack round" in alone.output
+    assert "expected one attack round" in alone.output
 
 
 def test_a_run_without_attackers(call, config, tmp_path):

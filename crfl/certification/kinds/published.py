@@ -107,9 +107,13 @@ def _check(record: TrainingRecord) -> None:
         raise CertificateError(f"kind 'published' does not hold for this run: {UNKNOWN_ATTACK}")
     if len(record.attack_rounds) > 1:
         rounds = ", ".join(str(r.round) for r in record.attack_rounds)
-        raise CertificateError(f"kind 'published' knows one attack round, got {rounds}; kind 'margin' knows several")
+        raise CertificateError(
+            f"kind 'published': got attacks in rounds {rounds}, expected one attack round; kind 'margin' allows several"
+        )
     if any(a.update is not None for r in record.attack_rounds for a in r.attackers):
-        raise CertificateError("kind 'published' knows backdoors only; here attackers sent malicious updates")
+        raise CertificateError(
+            "kind 'published': got attackers that sent malicious updates, expected poisoned samples alone"
+        )
 
 
 def _scenario(
