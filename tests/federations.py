@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from crfl.algorithm import training_rounds
+from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
 from crfl.engines.vectorised.engine import VectorisedEngine
 from crfl.evaluation import Evaluation
@@ -12,6 +13,12 @@ from crfl.run_batch import RunBatch
 
 CLASSES = 3
 SIDE = 6
+
+
+def small_settings(sizes, changes):
+    """Settings of clients of so many samples, in batches of 8."""
+    own = {"data.name": "custom", "data.clients": len(sizes), "local.batch_size": 8}
+    return Experiment().override(own | changes)
 
 
 def images(sizes, seed=0):

@@ -9,21 +9,19 @@ import torch
 import crfl
 from crfl.attack.malicious import MALICIOUS, as_update, gaussian, nan, sign_flip
 from crfl.errors import InvalidUpdateWarning
-from tests.federations import images
+from tests.federations import images, small_settings
 from tests.training.oracle import local_training
 from tests.training.rule_loops import RULES
 
 SIZES = [9, 20, 31, 16, 12, 10, 25]
-BASE = crfl.Experiment().override(
+BASE = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "local.learning_rate": 0.3,
         "server.rounds": 5,
         "attack.round": 3,
         "attack.trigger": [[0, 0]],
-    }
+    },
 )
 
 

@@ -6,18 +6,16 @@ import torch
 import crfl
 from crfl.attack.plan import AttackPlan, apply_attack
 from crfl.errors import DataError, SettingsError
-from tests.federations import images
+from tests.federations import images, small_settings
 
 SIZES = [9, 20, 31, 16, 12, 10, 25, 8, 11, 13]
-BASE = crfl.Experiment().override(
+BASE = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "server.rounds": 6,
         "attack.round": 3,
         "attack.trigger": [[0, 0]],
-    }
+    },
 )
 
 

@@ -10,20 +10,18 @@ import crfl
 from crfl.attack.plan import AttackPlan
 from crfl.attack.triggers import TRIGGERS, Pattern, edge_cases, make_trigger
 from crfl.errors import DataError
-from tests.federations import SIDE, images
+from tests.federations import SIDE, images, small_settings
 
 PIXELS = SIDE * SIDE
 PLACES = [[1, 1], [2, 2], [3, 3], [4, 4], [5, 5]]
 SIZES = [9, 20, 31, 16, 12]
-BASE = crfl.Experiment().override(
+BASE = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "server.rounds": 4,
         "attack.round": 3,
         "attack.trigger": [[0, 0], [5, 5]],
-    }
+    },
 )
 
 

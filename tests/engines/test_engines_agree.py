@@ -11,14 +11,12 @@ from torch import nn
 import crfl
 from crfl.aggregation import AGGREGATORS
 from crfl.attack.malicious import MALICIOUS
-from tests.federations import assert_same_run, floats, images, train_in_chunks
+from tests.federations import assert_same_run, floats, images, small_settings, train_in_chunks
 
 SIZES = [9, 20, 31, 40, 17, 26, 12]
-BASE = crfl.Experiment().override(
+BASE = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "local.learning_rate": 0.3,
         "server.rounds": 4,
         "server.clip.start": 1.2,
@@ -26,7 +24,7 @@ BASE = crfl.Experiment().override(
         "attack.round": [2, 3],
         "attack.magnitude": 2.0,
         "attack.trigger": [[0, 0], [5, 5]],
-    }
+    },
 )
 EXACT, SINGLE = 1e-13, 4e-6
 """Tolerances in float64 and float32."""

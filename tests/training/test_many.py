@@ -9,20 +9,18 @@ import torch
 import crfl
 from crfl.attack.triggers import TRIGGERS
 from crfl.errors import SettingsError
-from tests.federations import images
+from tests.federations import images, small_settings
 
 SIZES = [9, 20, 31, 16, 12]
-BASE = crfl.Experiment().override(
+BASE = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "local.learning_rate": 0.3,
         "server.rounds": 5,
         "attack.round": 3,
         "attack.magnitude": 1.0,
         "attack.trigger": [[0, 0], [5, 5]],
-    }
+    },
 )
 PARTLY = {"server.participation": 0.4, "attack.force_participation": True}
 

@@ -9,21 +9,19 @@ import torch
 import crfl
 from crfl.attack.triggers import TRIGGERS, Pattern
 from crfl.models.softmax import SoftmaxRegression
-from tests.federations import floats, images
+from tests.federations import floats, images, small_settings
 
 SIZES = [9, 20, 31, 16, 12]
-BASE = crfl.Experiment().override(
+BASE = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "local.learning_rate": 0.3,
         "server.rounds": 6,
         "server.clip.start": 1.5,
         "attack.round": 3,
         "attack.trigger": [[0, 0], [5, 5]],
         "attack.magnitude": 0.25,
-    }
+    },
 )
 
 

@@ -7,18 +7,16 @@ from torch import nn
 
 import crfl
 from crfl.errors import DataError
-from tests.federations import images
+from tests.federations import images, small_settings
 
 SIZES = [9, 20, 31]
-EXP = crfl.Experiment().override(
+EXP = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "server.rounds": 3,
         "attack.round": 2,
         "attack.trigger": [[0, 0]],
-    }
+    },
 )
 
 

@@ -6,23 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-import crfl
 from crfl.errors import InvalidUpdateWarning, TrainingError
 from crfl.run_batch import RunBatch
 from crfl.state import TrainingState
-from tests.federations import images
+from tests.federations import images, small_settings
 
 SIZES = [9, 20, 31, 16, 12]
-EXP = crfl.Experiment().override(
+EXP = small_settings(
+    SIZES,
     {
-        "data.name": "custom",
-        "data.clients": len(SIZES),
-        "local.batch_size": 8,
         "server.rounds": 7,
         "attack.clients": 2,
         "attack.round": [2, 5],
         "attack.trigger": [[0, 0], [5, 5]],
-    }
+    },
 )
 
 
