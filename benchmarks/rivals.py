@@ -75,3 +75,32 @@ class WithDataLoader(HandWritten):
         """What the client's DataLoader yields."""
         for x, y in self.loaders[client]:
             yield x.flatten(1), y
+
+
+class BatchedProducts:
+    """A hand-written loop that trains all clients at once by batched products: a gather and two products a step.
+
+    Softmax regression without a bias on clients of equal size, in whole batches. No evaluation, no clip, no attack:
+    what it leaves out, crfl does.
+    """
+
+    def __init__(self, exp: Experiment, data: FederatedData) -> None:
+        self.size, self.rate = min(exp.local.batch_size, min(data.sizes)), exp.local.learning_rates(1)[0]
+        self.x, self.classes, dtype = data.x, data.num_classes, exp.local.dtype
+        self.x, self.rows = self.x.to(dtype), torch.stack([rows[: min(data.sizes)] for rows in data.shards])
+        self.targets = nn.functional.one_hot(data.y, data.num_classes).to(dtype)
+        self.model = torch.zeros(data.num_classes, data.num_features, dtype=dtype)
+
+    def round(self) -> Tensor:
+        """One round; returns the new global model (C, d)."""
+        clients, size = self.rows.shape
+        order = torch.rand(clients, size).argsort(1)
+        rows = self.rows.gather(1, order)[:, : size // self.size * self.size].view(clients, -1, self.size)
+        weights = self.model.expand(clients, -1, -1).clone()
+        for step in range(rows.shape[1]):
+            batch = rows[:, step]
+            x, residual = self.x[batch], -self.targets[batch]
+            residual += torch.bmm(x, weights.mT).softmax(-1)
+            weights.baddbmm_(residual.mT, x, alpha=-self.rate / self.size)
+        self.model = weights.mean(0)
+        return self.model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -194,18 +194,6 @@ class RoundAggregator:
     def _weighted_sum(self, clients: IntArray, updates: Tensor) -> Tensor:
         weights = self.weights[np.searchsorted(self.clients, clients)]
         return to_device(weights.to(updates.dtype), updates.device) @ updates
-
-
-def shared_weights(aggregators: Sequence[RoundAggregator], num_clients: int) -> Tensor | None:
-    """The weights (N,) of all clients if every run needs only the same weighted sum, else None."""
-    first = aggregators[0]
-    for other in aggregators:
-        alike = np.array_equal(first.clients, other.clients) and torch.equal(first.weights, other.weights)
-        if not (alike and other.needs_only_sum):
-            return None
-    weights = torch.zeros(num_clients, dtype=torch.float64)
-    weights[first.clients] = first.weights
-    return weights
 
 
 def potential_weights(

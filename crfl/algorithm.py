@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crfl.aggregator import WRONG_SHAPE, ClientStats, shared_weights
+from crfl.aggregator import WRONG_SHAPE, ClientStats
 from crfl.attack.plan import apply_attack
-from crfl.engines import Engine
+from crfl.engines import Engine, UpdateSums
 from crfl.evaluation import Evaluation, unmeasured
 from crfl.server import norm, perturb, project, shrink
 from crfl.state import RoundMetrics, TrainingState
@@ -72,15 +72,14 @@ def collect_updates(
     """Local training, attack and aggregation of round t: sum_i p_i gamma_i u_i(z_t) of every run, (S, P)."""
     plans = [plan.round(t) for plan in batch.plans]
     aggregators = batch.aggregators(plans, t, like=global_models[0])
-    caps, apart = batch.learning_rate_caps(t), batch.groups is not None
-    weights = None if apart else shared_weights(aggregators, len(batch.sizes))
-    for block in engine.local_updates(global_models, t, caps, plans, weights, apart):
-        if block.summed:
-            for aggregator, total in zip(aggregators, block.updates, strict=True):
-                aggregator.add_sum(total)
-            continue
-        for run, clients, updates in block.by_run():
-            clients, updates = aggregators[run].of_participants(clients, updates)
+    weights = [a.weights if a.needs_only_sum else None for a in aggregators]
+    apart = batch.groups is not None
+    for block in engine.local_updates(global_models, t, batch.learning_rate_caps(t), plans, weights, apart):
+        for i, run in enumerate(block.runs):
+            if isinstance(block, UpdateSums):
+                aggregators[run].add_sum(block.totals[i])
+                continue
+            clients, updates = aggregators[run].of_participants(block.clients, block.updates[:, i])
             submitted, invalid = apply_attack(plans[run], clients, updates, global_models[run], batch.seed, t)
             for client in invalid:
                 aggregators[run].drop(client, WRONG_SHAPE)

@@ -59,7 +59,7 @@ def _other(exp: crfl.Experiment, rng: np.random.Generator) -> crfl.Experiment:
 
 @contextmanager
 def _engine(batch: RunBatch, rng: np.random.Generator) -> Iterator[Engine]:
-    """An engine with chunks, groups and threads drawn at random."""
+    """An engine with chunks and threads drawn at random."""
     threads, small = torch.get_num_threads(), tuning.SMALL_STEP
     several = rng.random() < 0.1
     torch.set_num_threads(2 if several else 1)
@@ -70,9 +70,7 @@ def _engine(batch: RunBatch, rng: np.random.Generator) -> Iterator[Engine]:
             yield ReferenceEngine(batch.model, batch.data, batch.local, batch.seed)
             return
         memory = int(rng.choice([2**12, 2**15, 2**18, tuning.CHUNK_BYTES]))
-        engine = VectorisedEngine(batch.model, batch.data, batch.local, batch.seed, chunk_bytes=memory)
-        engine.group_size = int(rng.choice([1, 3, engine.group_size]))
-        yield engine
+        yield VectorisedEngine(batch.model, batch.data, batch.local, batch.seed, chunk_bytes=memory)
     finally:
         tuning.SMALL_STEP = small
         torch.set_num_threads(threads)

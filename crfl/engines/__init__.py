@@ -6,13 +6,13 @@ from typing import Literal, get_args
 
 from crfl.config import Local
 from crfl.data.federated import FederatedData
-from crfl.engines.base import ClientUpdates, Engine
+from crfl.engines.base import ClientUpdates, Engine, UpdateSums
 from crfl.engines.reference import ReferenceEngine
 from crfl.engines.vectorised.engine import VectorisedEngine
 from crfl.errors import SettingsError
 from crfl.models import Model
 
-__all__ = ["ClientUpdates", "Engine", "EngineName", "make_engine"]
+__all__ = ["ClientUpdates", "Engine", "EngineName", "UpdateSums", "make_engine"]
 
 EngineName = Literal["vectorised", "reference"]
 

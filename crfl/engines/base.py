@@ -18,26 +18,27 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClientUpdates:
-    """Local updates of some clients in a round of S runs."""
+    """Local updates of some clients in a round."""
 
+    runs: Sequence[int]
+    """The r runs for which they are."""
     clients: IntArray
     """(k,) numbers of the clients."""
     updates: Tensor
-    """(k, S, P): what each client's local training adds to the global model of each run. With `run`, (k, P): the same
-    for that run alone. With `summed`, (S, P): the sum over the clients, weighted as the engine was told. The engine may
-    reuse this memory once the next updates are asked for."""
-    run: int | None = None
-    """The one run that the updates are for; None: all of them."""
-    summed: bool = False
-    """Whether `updates` holds their weighted sum instead."""
+    """(k, r, P): what each client's local training adds to the global model of each run. The engine may reuse this memory
+    once the next updates are asked for."""
 
-    def by_run(self) -> Iterator[tuple[int, IntArray, Tensor]]:
-        """Each run, the clients (k,) with an update for it, and these updates (k, P)."""
-        if self.run is not None:
-            yield self.run, self.clients, self.updates
-            return
-        for run in range(self.updates.shape[1]):
-            yield run, self.clients, self.updates[:, run]
+
+@dataclass(frozen=True)
+class UpdateSums:
+    """Weighted sums of the local updates of some clients, for runs that need no more of them."""
+
+    runs: Sequence[int]
+    """The r runs."""
+    clients: IntArray
+    """(k,) numbers of the clients."""
+    totals: Tensor
+    """(r, P)"""
 
 
 class Engine(Protocol):
@@ -49,9 +50,9 @@ class Engine(Protocol):
         round_: int,
         learning_rate_caps: Sequence[float],
         plans: Sequence[RoundPlan],
-        weights: Tensor | None = None,
+        weights: Sequence[Tensor | None],
         apart: bool = False,
-    ) -> Iterator[ClientUpdates]:
+    ) -> Iterator[ClientUpdates | UpdateSums]:
         """The updates of every client that takes part in the round in some run, some clients at a time.
 
         Args:
@@ -59,8 +60,8 @@ class Engine(Protocol):
             round_: t
             learning_rate_caps: one a run, eta_{i,t} = min(eta_i, this); all the same unless the runs are apart.
             plans: who takes part in each run, and who trains on poisoned batches.
-            weights: (N,) of all clients if every run needs only the same weighted sum of the updates. The engine may
-                then yield sums.
+            weights: one a run, the weights (k,) of its participants if the run needs only the weighted sum of their
+                updates, else None. The engine may then yield sums.
             apart: train each run by itself, so that nothing of it depends on another run, not even the rounding.
 
         Returns:

@@ -30,7 +30,7 @@ class ReferenceEngine:
         round_: int,
         learning_rate_caps: Sequence[float],
         plans: Sequence[RoundPlan],
-        weights: Tensor | None = None,
+        weights: Sequence[Tensor | None],
         apart: bool = False,
     ) -> Iterator[ClientUpdates]:
         """See Engine."""
@@ -39,7 +39,7 @@ class ReferenceEngine:
             for client in plan.participants.tolist():
                 rate = min(rates[client], cap)
                 update = self._train(global_model, client, round_, rate, plan.poisoners.get(client))
-                yield ClientUpdates(np.array([client]), update[None], run=run)
+                yield ClientUpdates([run], np.array([client]), update[None, None])
 
     def _train(
         self, global_model: Tensor, client: int, round_: int, learning_rate: float, attacker: Attacker | None

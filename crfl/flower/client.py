@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crfl.attack.plan import AttackPlan, RoundPlan, apply_attack
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
+from crfl.engines.base import ClientUpdates
 from crfl.engines.reference import ReferenceEngine
 from crfl.errors import DataError, SettingsError
 from crfl.flower import messages
@@ -93,8 +94,9 @@ class LocalTrainer:
         `cap` bounds the learning rate; `share`: how many clients, and how many attackers, take part in the round.
         """
         plan = self._plan(round_, share)
-        (block,) = self.engine.local_updates(global_model[None], round_, [cap], [plan])
-        submitted, invalid = apply_attack(plan, block.clients, block.updates, global_model, self.exp.seed, round_)
+        (block,) = self.engine.local_updates(global_model[None], round_, [cap], [plan], weights=[None])
+        assert isinstance(block, ClientUpdates)
+        submitted, invalid = apply_attack(plan, block.clients, block.updates[:, 0], global_model, self.exp.seed, round_)
         return None if invalid else submitted[0]
 
     def _plan(self, round_: int, share: tuple[int, int]) -> RoundPlan:

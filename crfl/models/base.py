@@ -22,6 +22,17 @@ class LocalSGD(Protocol):
         """Write what each client moved to `out` (k, S, P)."""
 
 
+class WeightedGradients(Protocol):
+    """Gradients of the cross entropy where local training starts."""
+
+    def __call__(self, params: Tensor, x: Tensor, y: Tensor, shares: Tensor, scale: float) -> Tensor:
+        """Each of k sets' sum over its samples of share times gradient, (k, S, P).
+
+        `params`: S models of all sets (S, P), or models of each set (k, S, P); then no bit of a set depends on another
+        one. `x` (k, n, d), labels `y` and `shares` (k, n); the features are scale * stored.
+        """
+
+
 class Model(Protocol):
     """A model is P numbers in one vector; leading dimensions batch. Its fast paths are its own."""
 
@@ -79,6 +90,10 @@ class Model(Protocol):
         Features are scale * stored. `columns` (clients, w), for linear models: the features that each client's samples
         consist of; None: all.
         """
+
+    @property
+    def weighted_gradients(self) -> WeightedGradients | None:
+        """Gradients without a step; None if that of a batch is not known to be a sum over its samples."""
 
     def to_module(self, params: Tensor) -> nn.Module:
         """A torch module with the parameters (P,), which maps features (m, d) to logits (m, C)."""

@@ -28,6 +28,7 @@ class ModuleModel:
 
     linear = False
     bias = True
+    weighted_gradients = None
 
     def __init__(self, module: nn.Module, num_features: int, num_classes: int) -> None:
         """DataError unless the module maps (m, d) to (m, C) and can be trained."""

@@ -97,6 +97,26 @@ class SoftmaxRegression:
         residual = (residual - functional.one_hot(y, self.num_classes)) / x.shape[-2]
         return self.join(residual.mT @ x, residual.sum(-2))
 
+    def weighted_gradients(self, params: Tensor, x: Tensor, y: Tensor, shares: Tensor, scale: float) -> Tensor:
+        """See WeightedGradients: the sum of share (p - e_y) x~^T."""
+        weights, bias = self.split(params)
+        rows, (k, n) = (weights * scale).flatten(-3, -2), y.shape
+        if params.dim() == 2:
+            logits = matmul.inner(rows, x.flatten(0, 1)).unflatten(1, (k, n)).transpose(0, 1)
+        else:
+            logits = torch.stack([matmul.inner(own, samples) for own, samples in zip(rows, x, strict=True)])
+        logits = logits.unflatten(1, bias.shape[-2:])
+        residual = (logits + bias.unsqueeze(-1) if self.bias else logits).softmax(dim=2)
+        shape = (k, residual.shape[1], 1, n)
+        residual.scatter_add_(2, y.view(k, 1, 1, n).expand(shape), residual.new_full((), -1.0).expand(shape))
+        by_set = residual.mul_(shares.view(k, 1, 1, n)).flatten(1, 2)
+        if params.dim() == 2 and k > 1:
+            gradient = torch.bmm(by_set, x)
+        else:
+            gradient = torch.stack([own @ samples for own, samples in zip(by_set, x, strict=True)])
+        gradient = gradient.mul_(scale).unflatten(1, (*shape[1:2], -1))
+        return self.join(gradient, by_set.sum(2).view(*shape[:2], -1) if self.bias else bias)
+
     def spectral_norm(self, params: Tensor) -> Tensor:
         """||W||_2 of parameters (..., P), shape (...), in float64 from the Gram matrix of the shorter side."""
         weights = self.split(params)[0].double()

@@ -6,6 +6,7 @@ import torch
 
 import crfl
 from crfl.data.federated import FederatedData, Split
+from crfl.engines import UpdateSums
 from crfl.engines.reference import ReferenceEngine
 from crfl.engines.vectorised.engine import VectorisedEngine
 from crfl.errors import InvalidUpdateWarning
@@ -31,10 +32,10 @@ BASE = crfl.Experiment().override(
 )
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    """Clients of 1 to 8 images: under a batch size of 8 all of them take a single step."""
-    return images(TINY)
+@pytest.fixture(scope="module", params=[images, floats])
+def tiny(request):
+    """Clients of 1 to 8 samples: under a batch size of 8 all of them take a single step."""
+    return request.param(TINY)
 
 
 def start(exp, data):
@@ -69,6 +70,17 @@ def test_tiny_clients(tiny, changes):
     for chunk_bytes in (2**12, 2**16, 2**26):
         (found,) = train_in_chunks([exp], tiny, chunk_bytes)
         assert_same_run(found, expected, EXACT if exp.local.precision == "float64" else SINGLE)
+
+
+@pytest.mark.parametrize("make", [images, floats])
+@pytest.mark.parametrize("clip", [{}, {"server.update_clip": 0.1}])
+def test_single_steps_that_leave_samples_out(make, clip):
+    """Of clients with less than two batches, other samples in every round."""
+    data = make([i % 5 + 4 for i in range(CLIENTS)])  # of eight samples two batches
+    exp = BASE.override({"local.batch_size": 4, "local.keep_last_batch": False, **clip})
+    expected = crfl.train(exp, data, engine="reference")
+    for chunk_bytes in (2**12, 2**26):
+        assert_same_run(train_in_chunks([exp], data, chunk_bytes)[0], expected, EXACT)
 
 
 def test_runs_that_weigh_clients_alike_and_runs_that_do_not(tiny):
@@ -196,14 +208,13 @@ def test_every_participant_is_trained_once_for_every_run(tiny, chunk_bytes, weig
     totals = []
     for engine in (vectorised, reference):
         seen, total = np.zeros((2, CLIENTS)), torch.zeros_like(models)
-        for block in engine.local_updates(models, 2, (0.2, 0.2), plans, weights if weighted else None):
-            if block.summed:
-                seen[:, block.clients] += 1
-                total += block.updates
-                continue
-            for run, clients, updates in block.by_run():
-                seen[run, clients] += 1
-                total[run] += weights[clients] @ updates
+        for block in engine.local_updates(models, 2, (0.2, 0.2), plans, [weights if weighted else None] * 2):
+            runs = list(block.runs)
+            seen[np.ix_(runs, block.clients)] += 1
+            if isinstance(block, UpdateSums):
+                total[runs] += block.totals
+            else:
+                total[runs] += torch.einsum("k,krp->rp", weights[block.clients], block.updates)
         assert (seen == 1).all()
         totals.append(total)
     torch.testing.assert_close(totals[0], totals[1], rtol=0, atol=1e-11)
@@ -215,9 +226,8 @@ def test_training_again_gives_the_same_bits_whatever_the_engine_trained_before(t
     models = batch.start().params
 
     def updates(t):
-        return [
-            (b.clients, b.updates.clone()) for b in engine.local_updates(models, t, [1.0], [batch.plans[0].round(t)])
-        ]
+        plans = [batch.plans[0].round(t)]
+        return [(b.clients, b.updates.clone()) for b in engine.local_updates(models, t, [1.0], plans, [None])]
 
     first = updates(2)
     updates(1)
@@ -272,3 +282,23 @@ def test_a_group_does_not_know_the_others():
     assert alone.record.client_sizes == (20, 12, 17)
     assert alone.record.attackers == (0, 1)  # clients 1 and 3 of the attackers 0 to 3
     assert [len(r.weights) for r in alone.record.rounds] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**13, 2**26])
+@pytest.mark.parametrize(
+    "changes", [{}, {"local.precision": "float32"}, {"local.weight_decay": 0.1}, {"server.update_clip": 0.1}]
+)
+def test_single_steps_of_a_group_do_not_know_the_others_to_the_bit(changes, chunk_bytes):
+    """Groups of equally many samples are trained side by side; each is what it would be in a federation of its own."""
+    sizes = [4, 3, 5, 4, 2, 8, 1, 6, 5, 7]
+    exp, data = BASE.override({"data.clients": 10, **changes}), floats(sizes)
+    groups = [np.array(group) for group in ([0, 1], [2, 4], [5, 6], [7, 8, 9], [3])]  # of 7, 7, 9, 18 and 4 samples
+    together = train_in_chunks([exp] * 5, data, chunk_bytes, groups=groups)
+    for group, found in zip(groups, together, strict=True):
+        (alone,) = train_in_chunks([exp], data, chunk_bytes, groups=[group])
+        assert torch.equal(found.params, alone.params)
+    first = FederatedData(
+        "custom", data.x, data.y, data.shards[:2], data.test, 3, input_shape=(6, 6), domain=(0.0, 1.0)
+    )
+    (own,) = train_in_chunks([exp.override({"data.clients": 2, "attack.clients": 2})], first, chunk_bytes)
+    assert torch.equal(together[0].params, own.params)

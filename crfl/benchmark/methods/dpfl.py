@@ -28,7 +28,7 @@ from crfl.certification.ensembles.random_groups import random_group_bounds
 from crfl.certification.privacy import gaussian_delta, gaussian_users, private_users
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData
-from crfl.engines import make_engine
+from crfl.engines import ClientUpdates, make_engine
 from crfl.run_batch import RunBatch
 from crfl.server import project
 
@@ -120,7 +120,8 @@ def _train(batch: RunBatch, private: Private, trainings: int, malicious: int) ->
     for t in range(1, batch.num_rounds + 1):
         moved = models.clone()
         caps, plans = batch.learning_rate_caps(t) * trainings, [batch.plans[0].round(t)] * trainings
-        for block in engine.local_updates(models, t, caps, plans):
+        for block in engine.local_updates(models, t, caps, plans, [None] * trainings):
+            assert isinstance(block, ClientUpdates)
             share = weights[block.clients] * torch.where(torch.from_numpy(block.clients) < malicious, -1.0, 1.0)
             moved += torch.einsum("k,ksp->sp", share, project(block.updates, private.clip))
         generator = rng.stream(batch.seed, "private noise", t)

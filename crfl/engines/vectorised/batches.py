@@ -22,6 +22,8 @@ class BatchOrders:
         """tau_i: local steps a round of each client, (N,)."""
         self.max_batch = min(local.batch_size, int(sizes.max()))
         """Samples of the largest batch of all clients."""
+        self.first_batches = np.minimum(sizes, local.batch_size)
+        """Samples of each client's first batch, (N,)."""
         self.offsets = np.cumsum(sizes) - sizes
         """Place of each client's first row, (N,)."""
 
@@ -46,3 +48,14 @@ class BatchOrders:
                 numbers = first[members, None] + np.arange(epoch * count, (epoch + 1) * count)
                 batches[numbers] = places[:, : count * width].reshape(len(members), count, width)
         return batches, first
+
+    def first_places(self, clients: IntArray, round_: int) -> slice | IntArray:
+        """Places of the samples of single-step clients (k,), one after another; in any order where those are all it has."""
+        sizes = self.sizes[clients]
+        if (sizes > self.local.batch_size).any():
+            places = self.draw(clients, round_)[0]
+            return places[places >= 0].astype(np.int64)
+        start, end = int(self.offsets[clients[0]]), int(self.offsets[clients[-1]] + sizes[-1])
+        if end - start == sizes.sum():
+            return slice(start, end)
+        return np.repeat(self.offsets[clients] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())

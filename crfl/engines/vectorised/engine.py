@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from crfl.attack.plan import Attacker, RoundPlan
 from crfl.config import Local
 from crfl.data.federated import FederatedData
 from crfl.devices import to_device
-from crfl.engines.base import ClientUpdates
+from crfl.engines.base import ClientUpdates, UpdateSums
 from crfl.engines.vectorised.batches import BatchOrders
+from crfl.engines.vectorised.buffers import Buffers
+from crfl.engines.vectorised.one_step import OneStep
 from crfl.engines.vectorised.support import FeatureSupport, feature_support
-from crfl.engines.vectorised.tuning import CHUNK_BYTES, GROUP_SAMPLES, clients_at_once, threads_for
+from crfl.engines.vectorised.tuning import CHUNK_BYTES, clients_at_once, threads_for
 from crfl.models import Model
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class _Round:
     models: Tensor
     """(S, P)"""
     number: int
-    rates: Tensor
-    """(N, 1, 1): learning rate of each client."""
+    rates: FloatArray
+    """(N,): learning rate of each client."""
     alone: bool = False
     """Whether it is that of one run by itself."""
 
-    def of(self, run: int, rates: Tensor | None = None) -> _Round:
-        """The round of one run by itself, with other learning rates if they are given."""
-        return _Round(self.models[run : run + 1], self.number, self.rates if rates is None else rates, alone=True)
+    def of(self, run: int) -> _Round:
+        """The round of one run by itself."""
+        return _Round(self.models[run : run + 1], self.number, self.rates, alone=True)
 
 
 class VectorisedEngine:
@@ -51,16 +52,17 @@ class VectorisedEngine:
     ) -> None:
         """`data` lies on the device that trains. `chunk_bytes`: memory of the clients that train together."""
         self.model, self.data, self.local, self.chunk_bytes = model, data, local, chunk_bytes
-        sizes = np.asarray(data.sizes, dtype=np.int64)
-        self.orders = BatchOrders(sizes, local, seed)
-        self.group_size = max(1, GROUP_SAMPLES // self.orders.max_batch)
-        """Single-step clients that step as one."""
+        self.orders = BatchOrders(np.asarray(data.sizes, dtype=np.int64), local, seed)
         self.row_index = torch.cat(data.shards).int().to(data.x.device)
         """Training rows of all clients, one client after the other, (rows,) int32."""
         self.labels = data.y.index_select(0, self.row_index).int()
         """Of `row_index`, (rows,) int32."""
-        self.rates = torch.tensor(local.learning_rates(len(sizes)), dtype=torch.float64).view(-1, 1, 1)
-        self._buffers: dict[str, Tensor] = {}
+        self.rates = np.array(local.learning_rates(len(data.shards)))
+        self.buffers = Buffers(data.x.device)
+        self.one_step = None
+        if model.weighted_gradients is not None:
+            samples = data, self.row_index, self.labels
+            self.one_step = OneStep(model.weighted_gradients, *samples, local, self.orders, self.buffers, chunk_bytes)
 
     def local_updates(
         self,
@@ -68,56 +70,104 @@ class VectorisedEngine:
         round_: int,
         learning_rate_caps: Sequence[float],
         plans: Sequence[RoundPlan],
-        weights: Tensor | None = None,
+        weights: Sequence[Tensor | None],
         apart: bool = False,
-    ) -> Iterator[ClientUpdates]:
+    ) -> Iterator[ClientUpdates | UpdateSums]:
         """See Engine."""
-        now = _Round(global_models, round_, self._rates(learning_rate_caps[0], global_models))
         if apart:
-            for run, cap in enumerate(learning_rate_caps):
-                yield from self._updates_of_run(now.of(run, self._rates(cap, global_models)), run, plans[run])
+            rounds = [
+                _Round(models[None], round_, np.minimum(self.rates, cap), alone=True)
+                for models, cap in zip(global_models, learning_rate_caps, strict=True)
+            ]
+            by_run = yield from self._sums_apart(global_models, rounds, plans, weights)
+            for run, (now, plan, clients) in enumerate(zip(rounds, plans, by_run, strict=True)):
+                yield from self._single_updates([run], now, [plan], clients)
+        else:
+            now = _Round(global_models, round_, np.minimum(self.rates, learning_rate_caps[0]))
+            singly = yield from self._sums(now, plans, weights)
+            yield from self._single_updates(range(len(plans)), now, plans, singly)
+
+    def _sums(
+        self, now: _Round, plans: Sequence[RoundPlan], weights: Sequence[Tensor | None]
+    ) -> Generator[UpdateSums, None, IntArray]:
+        """Sums of updates, if all runs need only the same. Returns the clients of which updates are needed singly."""
+        clients = functools.reduce(np.union1d, (plan.participants for plan in plans))
+        if self.one_step is None or (shared := _shared_weights(plans, weights)) is None:
+            return clients
+        members, lengths, singly = self._summed(now, clients, set().union(*(plan.attackers for plan in plans)), shared)
+        for some, totals in self.one_step.sums(now.models, members, now.number, lengths):
+            if torch.isfinite(totals.sum()):  # else the server is to see whose update is not
+                yield UpdateSums(range(len(plans)), members[some], totals)
+            else:
+                singly = np.union1d(singly, members[some])
+        return singly
+
+    def _sums_apart(
+        self,
+        global_models: Tensor,
+        rounds: Sequence[_Round],
+        plans: Sequence[RoundPlan],
+        weights: Sequence[Tensor | None],
+    ) -> Generator[UpdateSums, None, list[IntArray]]:
+        """The same of runs that train apart. Returns these clients of each run."""
+        singly = [plan.participants for plan in plans]
+        if self.one_step is None:
+            return singly
+        members, lengths = [singly[0][:0]] * len(plans), [self.rates[:0]] * len(plans)
+        for run, (now, plan, own) in enumerate(zip(rounds, plans, weights, strict=True)):
+            if own is not None:
+                found = self._summed(now, plan.participants, plan.attackers, own.numpy())
+                members[run], lengths[run], singly[run] = found
+        for run, some, total in self.one_step.sums_apart(global_models, members, rounds[0].number, lengths):
+            if torch.isfinite(total.sum()):
+                yield UpdateSums([run], members[run][some], total)
+            else:
+                singly[run] = np.union1d(singly[run], members[run][some])
+        return singly
+
+    def _summed(
+        self, now: _Round, clients: IntArray, attackers: Collection[int], weights: FloatArray
+    ) -> tuple[IntArray, FloatArray, IntArray]:
+        """Clients that take one step and do not attack, the lengths of their weighted steps, and the other clients."""
+        assert self.one_step is not None
+        summed = self.one_step.takes(clients)
+        if attackers:
+            summed &= ~np.isin(clients, list(attackers))
+        members = clients[summed]
+        return members, now.rates[members] * weights[summed], clients[~summed]
+
+    def _single_updates(
+        self, runs: Sequence[int], now: _Round, plans: Sequence[RoundPlan], clients: IntArray
+    ) -> Iterator[ClientUpdates]:
+        """The updates of clients one by one; those of attackers are from poisoned batches."""
+        if not len(clients):
             return
         poisoned = {
-            (run, client): update
-            for run, plan in enumerate(plans)
-            for client, update in self._poisoned_updates(now.of(run), plan.poisoners).items()
+            (i, client): update
+            for i, plan in enumerate(plans)
+            for client, update in self._poisoned_updates(now.of(i), plan.poisoners).items()
         }
-        clients = functools.reduce(np.union1d, (plan.participants for plan in plans))
-        if weights is not None:
-            attacking = set().union(*(plan.attackers for plan in plans))
-            summed = np.setdiff1d(self._single_step_clients(clients, now), list(attacking))
-            for members, total in self._weighted_update_sums(now, summed, weights):
-                if torch.isfinite(total.sum()):  # else the server is to see whose update is not
-                    yield ClientUpdates(members, total, summed=True)
-                    clients = np.setdiff1d(clients, members, assume_unique=True)
-        for rows, updates in self._updates(now, clients):
-            members = clients[rows]
-            for (run, client), update in poisoned.items():
-                updates[members == client, run] = update
-            yield ClientUpdates(members, updates)
+        for members, updates in self._updates(now, clients):
+            for (i, client), update in poisoned.items():
+                updates[members == client, i] = update
+            yield ClientUpdates(runs, members, updates)
 
     @functools.cached_property
     def support(self) -> FeatureSupport | None:
         """The samples as a linear model learns from them, if that is less. (Decay moves the weights of any feature.)"""
         return feature_support(self.data) if self.model.linear and not self.local.weight_decay else None
 
-    def _rates(self, cap: float, models: Tensor) -> Tensor:
-        return self.rates.clamp(max=cap).to(models.dtype)
+    def _updates(self, now: _Round, clients: IntArray) -> Iterator[tuple[IntArray, Tensor]]:
+        """Some k of the clients at a time, and their updates (k, S, P) in memory that is used again."""
+        if self.one_step is not None:
+            single = self.one_step.takes(clients)
+            members, clients = clients[single], clients[~single]
+            yield from self.one_step.updates(now.models, members, now.number, now.rates)
+        for rows, updates in self._stepwise(now, clients):
+            yield clients[rows], updates
 
-    def _updates_of_run(self, alone: _Round, run: int, plan: RoundPlan) -> Iterator[ClientUpdates]:
-        """The updates of one run by itself: no bit of them depends on another run or on who takes part in it."""
-        poisoned = self._poisoned_updates(alone, plan.poisoners)
-        for rows, updates in self._updates(alone, plan.participants):
-            members, own = plan.participants[rows], updates[:, 0]
-            for client, update in poisoned.items():
-                own[members == client] = update
-            yield ClientUpdates(members, own, run=run)
-
-    def _updates(
-        self,
-        now: _Round,
-        clients: IntArray,
-        attackers: Sequence[Attacker] | None = None,
+    def _stepwise(
+        self, now: _Round, clients: IntArray, attackers: Sequence[Attacker] | None = None
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """Positions of some k of the clients at a time, and their updates (k, S, P) in memory that is used again.
 
@@ -132,7 +182,8 @@ class VectorisedEngine:
             step = np.arange(steps[0])[:, None]
             running = step < steps  # clients that have finished drop out at the end
             places = torch.from_numpy(batches[(first[members] + step)[running]])
-            rates = now.rates[np.broadcast_to(clients[members], running.shape)[running]]
+            of_batches = now.rates[np.broadcast_to(clients[members], running.shape)[running]]
+            rates = torch.from_numpy(of_batches).to(now.models.dtype).view(-1, 1, 1)
             counts = running.sum(axis=1).tolist()
             by_sample = rates * _shares(places, rates.dtype)
             columns = None
@@ -162,44 +213,9 @@ class VectorisedEngine:
         clients = np.array(sorted(attackers), dtype=np.int64)
         return {
             client: update[0].clone()
-            for rows, updates in self._updates(alone, clients, [attackers[c] for c in clients.tolist()])
+            for rows, updates in self._stepwise(alone, clients, [attackers[c] for c in clients.tolist()])
             for client, update in zip(clients[rows].tolist(), updates, strict=True)
         }
-
-    def _single_step_clients(self, clients: IntArray, now: _Round) -> IntArray:
-        """Those of the clients that take one step, if they are more than can train at once.
-
-        None under a model of which it is not known that its step is a sum over the samples.
-        """
-        single = clients[self.orders.steps[clients] == 1]
-        at_once = self._at_once(self.orders.max_batch, now.models)
-        return single if self.model.linear and len(single) > at_once else single[:0]
-
-    def _weighted_update_sums(
-        self, now: _Round, clients: IntArray, weights: Tensor
-    ) -> Iterator[tuple[IntArray, Tensor]]:
-        """Some k of the single-step clients at a time, and the sum (S, P) of their updates times `weights` (N,).
-
-        The gradients are all taken at the global model, so several clients can step as one, whose samples carry the
-        weights: ten thousand tiny clients cost what a few large ones do.
-        """
-        if not len(clients):
-            return
-        places, group = torch.from_numpy(self.orders.draw(clients, now.number)[0]), self.group_size
-        width = places.shape[1]
-        own = weights[clients]
-        unit = own.mean()  # a step as small as a weight would be lost to rounding
-        rates = now.rates[clients] * (own / unit).to(now.rates).view(-1, 1, 1)
-        by_sample = (rates * _shares(places, rates.dtype)).expand(-1, 1, width)
-        missing = -len(clients) % group  # clients without samples fill the last group
-        groups = (len(clients) + missing) // group
-        places = functional.pad(places, (0, 0, 0, missing), value=-1).view(groups, group * width)
-        by_sample = functional.pad(by_sample, (0, 0, 0, 0, 0, missing)).reshape(groups, 1, group * width)
-        rates = functional.pad(rates, (0, 0, 0, 0, 0, missing)).view(groups, group, 1).sum(1, keepdim=True)
-        for some in _chunks(np.arange(groups), self._at_once(places.shape[1], now.models)):
-            updates = self._train(now.models, [len(some)], places[some], rates[some], by_sample[some])
-            members = np.arange(some[0] * group, (some[-1] + 1) * group)
-            yield clients[members[members < len(clients)]], updates.sum(0) * float(unit)
 
     def _multiplications(self, samples: int, models: Tensor) -> int:
         """Of the logits of so many samples; of a module they are not known, and taken as many."""
@@ -236,38 +252,28 @@ class VectorisedEngine:
         else:
             x, rows = data.x, self.row_index.index_select(0, places.flatten()).view(places.shape)
         trainer = self.model.local_sgd(models, counts[0], data.scale if attackers is None else 1.0, columns)
-        stored = self._buffer("stored", x.dtype, counts[0] * places.shape[1], x.shape[1])
-        widened = stored if x.dtype == models.dtype else self._buffer("widened", models.dtype, *stored.shape)
         plan = (values.split(counts) for values in (rows, labels, decays, by_sample))
         for batch, y, decay, rate, width in zip(*plan, widths, strict=True):
             batch, y, rate = batch[:, :width], y[:, :width], rate[..., :width]
-            features = _gather(x, batch.flatten(), stored, widened).view(*batch.shape, -1)
+            features = self.buffers.gather(x, batch.flatten(), models.dtype).view(*batch.shape, -1)
             if attackers is not None:
                 features.mul_(data.scale)
                 for attacker, own, samples, targets in zip(attackers, batch, features, y, strict=False):
                     attacker.poison(data, own, samples, targets)
             trainer.step(features, y, rate, decay if self.local.weight_decay else None)
-        updates = self._buffer("updates", models.dtype, counts[0], *models.shape[-2:])
+        updates = self.buffers.get("updates", models.dtype, counts[0], *models.shape[-2:])
         trainer.updates(updates)
         return updates
 
-    def _buffer(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        """A tensor in memory that every step uses again: fresh memory costs more to touch than to write."""
-        size = math.prod(shape)
-        if name not in self._buffers or self._buffers[name].numel() < size or self._buffers[name].dtype != dtype:
-            self._buffers[name] = torch.empty(size, dtype=dtype, device=self.data.x.device)
-        return self._buffers[name][:size].view(shape)
 
-
-def _gather(x: Tensor, rows: Tensor, stored: Tensor, widened: Tensor) -> Tensor:
-    """Rows (k,) of the stored features x (n, d) in the type of the models, in the memory `widened`.
-
-    Images are gathered as bytes in `stored`, a quarter of the traffic, then widened.
-    """
-    if rows.shape[0] < stored.shape[0]:
-        stored, widened = stored[: len(rows)], widened[: len(rows)]
-    torch.index_select(x, 0, rows, out=stored)
-    return stored if x.dtype == widened.dtype else widened.copy_(stored)
+def _shared_weights(plans: Sequence[RoundPlan], weights: Sequence[Tensor | None]) -> FloatArray | None:
+    """The weights (k,) of the participants if they are the same in every run, and every run needs only that sum."""
+    first, clients = weights[0], plans[0].participants
+    for plan, own in zip(plans, weights, strict=True):
+        alike = plan.participants is clients or np.array_equal(plan.participants, clients)
+        if first is None or own is None or not alike or not (own is first or torch.equal(own, first)):
+            return None
+    return None if first is None else first.numpy()
 
 
 def _chunks(members: IntArray, size: int) -> list[IntArray]:

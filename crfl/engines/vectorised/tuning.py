@@ -11,8 +11,8 @@ from torch import Tensor
 CHUNK_BYTES = 12 * 2**20
 """Memory for the batches and models of the clients that train together on a CPU: about what its cache holds. An
 accelerator, which needs more work at a time, gets 32 times as much."""
-GROUP_SAMPLES = 128
-"""Samples of the single-step clients that step as one."""
+COPIED_BYTES = 256 * 2**20
+"""Samples of single-step clients that take no more are copied into the order of the clients."""
 SUPPORTED_SHARE = 0.9
 """Share of the features up to which it pays to leave out those that a client does not have."""
 
@@ -34,9 +34,12 @@ def threads_for(multiplications: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def chunk_memory(models: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Bytes for the clients that train together, on the device of `models`."""
+    return chunk_bytes if models.device.type == "cpu" else 32 * chunk_bytes
+
+
 def clients_at_once(samples: int, features: int, models: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
     """How many clients train together if each has so many samples in a batch and starts at `models` (S, P)."""
-    memory = chunk_bytes if models.device.type == "cpu" else 32 * chunk_bytes
-    size = 8 if models.dtype == torch.float64 else 4
-    count = memory // (size * (samples * features + 2 * models.numel()))
+    count = chunk_memory(models, chunk_bytes) // (models.dtype.itemsize * (samples * features + 2 * models.numel()))
     return max(1, count - count % 8 if count > 8 else count)  # 2, 4 or 8 threads share them evenly

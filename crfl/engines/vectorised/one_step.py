@@ -1,0 +1,149 @@
+"""Clients that take one step in a round: all their gradients are taken at the global model, without a step."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from crfl.config import Local
+from crfl.data.federated import FederatedData
+from crfl.devices import to_device
+from crfl.engines.vectorised.batches import BatchOrders
+from crfl.engines.vectorised.buffers import Buffers
+from crfl.engines.vectorised.tuning import COPIED_BYTES, chunk_memory, threads_for
+from crfl.models.base import WeightedGradients
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class OneStep:
+    """Local training of a linear model's single-step clients, as many at a time as the cache holds.
+
+    The sum of their updates is one product of all their samples with weighted residuals; single updates take a product a
+    client. Neither needs the samples in the order of the batch.
+    """
+
+    def __init__(
+        self,
+        gradients: WeightedGradients,
+        data: FederatedData,
+        row_index: Tensor,
+        labels: Tensor,
+        local: Local,
+        orders: BatchOrders,
+        buffers: Buffers,
+        chunk_bytes: int,
+    ) -> None:
+        """As in VectorisedEngine."""
+        self.gradients, self.data, self.local, self.orders = gradients, data, local, orders
+        self.row_index, self.labels, self.buffers, self.chunk_bytes = row_index, labels, buffers, chunk_bytes
+
+    def takes(self, clients: IntArray) -> npt.NDArray[np.bool_]:
+        """Which of the clients (k,) take one step."""
+        return self.orders.steps[clients] == 1
+
+    def updates(
+        self, models: Tensor, clients: IntArray, round_: int, rates: FloatArray
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Some k of the clients at a time, and their updates (k, S, P) from `models` (S, P); `rates` (N,)."""
+        sizes = self.orders.first_batches[clients]
+        for size in np.unique(sizes).tolist():
+            alike = clients[sizes == size]
+            for some in self._chunks(alike, models, num_models=len(models)):
+                members = alike[some]
+                places, own = self.orders.first_places(members, round_), rates[members]
+                yield members, self._updates(models, places, np.repeat(own / size, size), own)
+
+    def sums(
+        self, models: Tensor, clients: IntArray, round_: int, lengths: FloatArray
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Which of the clients (k,), some at a time, and the sum (S, P) of their updates from `models` (S, P).
+
+        `lengths` (k,): of their steps, learning rate times weight in the sum.
+        """
+        for some in self._chunks(clients, models, num_models=0):
+            places, shares = self._weighted(clients[some], round_, lengths[some])
+            yield some, self._updates(models, places, shares, lengths[some].sum(keepdims=True))[0]
+
+    def sums_apart(
+        self, models: Tensor, clients: Sequence[IntArray], round_: int, lengths: Sequence[FloatArray]
+    ) -> Iterator[tuple[int, slice, Tensor]]:
+        """The run, which of its clients (k,), and their sum (1, P), of runs with a model each and other clients each.
+
+        To the bit what `sums` yields of each run alone.
+        """
+        alike: dict[int, list[tuple[int, slice]]] = {}  # by the number of samples
+        for run, own in enumerate(clients):
+            for some in self._chunks(own, models, num_models=0):
+                alike.setdefault(int(self.orders.first_batches[own[some]].sum()), []).append((run, some))
+        for size, sums in alike.items():
+            at_once = max(1, self._limit(models) // (size * self.data.num_features))
+            for part in (sums[start : start + at_once] for start in range(0, len(sums), at_once)):
+                found = [self._weighted(clients[run][some], round_, lengths[run][some]) for run, some in part]
+                places, shares = np.concatenate([_listed(p) for p, _ in found]), np.concatenate([s for _, s in found])
+                steps = np.array([lengths[run][some].sum() for run, some in part])
+                totals = self._updates(models[[run for run, _ in part]].unsqueeze(1), places, shares, steps)
+                yield from ((*which, total) for which, total in zip(part, totals, strict=True))
+
+    def _weighted(self, clients: IntArray, round_: int, lengths: FloatArray) -> tuple[slice | IntArray, FloatArray]:
+        """Places of the clients' samples and the share of each in the sum of updates."""
+        sizes = self.orders.first_batches[clients]
+        return self.orders.first_places(clients, round_), np.repeat(lengths / sizes, sizes)
+
+    def _updates(self, models: Tensor, places: slice | IntArray, shares: FloatArray, lengths: FloatArray) -> Tensor:
+        """The updates (k, S, P) of k sets of equally many samples from `models` (S, P) or (k, S, P).
+
+        Places and shares of the samples, set by set; `lengths` (k,): sum over a set of the lengths of its steps.
+        """
+        x, y = self._samples(places, models.dtype)
+        own = to_device(torch.from_numpy(shares).to(models.dtype), models.device)
+        x, y, own = (values.unflatten(0, (len(lengths), -1)) for values in (x, y, own))
+        with threads_for(y.numel() * models.shape[-2:].numel()):
+            moved = self.gradients(models, x, y, own, self.data.scale).neg_()
+        if self.local.weight_decay:
+            decay = to_device(torch.from_numpy(self.local.weight_decay * lengths).to(models.dtype), models.device)
+            moved -= decay.view(-1, 1, 1) * models
+        return moved
+
+    def _samples(self, places: slice | IntArray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Stored features (n, d) in the type of the models, and labels (n,)."""
+        if isinstance(places, slice):
+            y = self.labels[places].long()
+            if self.copied is not None:
+                return self.copied[places], y
+            return self.buffers.gather(self.data.x, self.row_index[places], dtype), y
+        chosen = to_device(torch.from_numpy(places), self.labels.device)
+        y = self.labels.index_select(0, chosen).long()
+        if self.copied is not None:
+            return self.buffers.gather(self.copied, chosen, dtype), y
+        return self.buffers.gather(self.data.x, self.row_index.index_select(0, chosen), dtype), y
+
+    @functools.cached_property
+    def copied(self) -> Tensor | None:
+        """The samples in the order of `row_index` and the type of the models, (rows, d); None if that is too much."""
+        size = len(self.row_index) * self.data.num_features * self.local.dtype.itemsize
+        if not self.data.x.is_floating_point() or size > COPIED_BYTES:
+            return None
+        return self.data.x.index_select(0, self.row_index).to(self.local.dtype)
+
+    def _limit(self, models: Tensor) -> int:
+        """How many numbers fit into the memory of a chunk."""
+        return chunk_memory(models, self.chunk_bytes) // models.dtype.itemsize
+
+    def _chunks(self, clients: IntArray, models: Tensor, num_models: int) -> list[slice]:
+        """The clients in parts whose samples, and `num_models` models each, fit into the memory of a chunk."""
+        numbers = self.orders.first_batches[clients] * self.data.num_features + num_models * models.shape[-1]
+        ends = np.cumsum(numbers)
+        borders = (np.flatnonzero(np.diff(ends // max(1, self._limit(models)))) + 1).tolist()
+        return [slice(a, b) for a, b in itertools.pairwise([0, *borders, len(ends)]) if a < b]
+
+
+def _listed(places: slice | IntArray) -> IntArray:
+    return np.arange(places.start, places.stop) if isinstance(places, slice) else places
