@@ -4,11 +4,18 @@ import platform
 
 import torch
 
-from benchmarks import certification, footprint, training
+from benchmarks import certification, footprint, small_features, training
 from benchmarks.table import show
 
 if __name__ == "__main__":
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
-    for part in (training.machine, training.rows, certification.rows, footprint.rows, training.on_gpu):
+    for part in (
+        training.machine,
+        training.rows,
+        small_features.rows,
+        certification.rows,
+        footprint.rows,
+        training.on_gpu,
+    ):
         show(part())
         print()

@@ -76,9 +76,9 @@ def private_users(f_a: npt.ArrayLike, f_b: npt.ArrayLike, epsilon: npt.ArrayLike
     eps, slack = np.atleast_1d(np.asarray(epsilon, dtype=np.float64)), probability("delta", np.atleast_1d(delta))
     if not ((eps > 0) & (eps < np.inf)).all():
         raise CertificateError(f"epsilon: got {eps.tolist()}, expected positive numbers")
-    factor = np.expm1(eps)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(a * factor + slack) - np.log(b * factor + slack)
+        factor, rest = np.log(-np.expm1(-eps)), np.log(slack) - eps  # both sides over e^eps, which may overflow
+        ratio = np.logaddexp(np.log(a) + factor, rest) - np.logaddexp(np.log(b) + factor, rest)
         reach = np.where(a > b, ratio / (2 * eps), 0.0).max(axis=-1)
     return _strictly_below(reach)
 

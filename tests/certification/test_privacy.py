@@ -92,3 +92,15 @@ def test_edges():
     ):
         with pytest.raises(CertificateError):
             call()
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1.0, 50.0, 700.0, 720.0, 5000.0])
+@pytest.mark.parametrize(("a", "b", "delta"), [(0.9, 0.1, 1e-3), (0.9, 0.0, 1e-300), (0.6, 0.59, 0.1), (1.0, 0.3, 0.0)])
+def test_pairs_of_any_size_beside_many_digits(epsilon, a, b, delta):
+    """e^epsilon may be larger than any number in float64, and one such pair must not spoil what another one certifies."""
+    with mpmath.workdps(400):
+        factor = mpmath.expm1(epsilon)
+        sides = [mpmath.log(mpmath.mpf(f) * factor + mpmath.mpf(delta)) for f in (a, b)]
+        expected = int(mpmath.ceil((sides[0] - sides[1]) / (2 * mpmath.mpf(epsilon)))) - 1
+    assert private_users([a], [b], [epsilon], [delta]).tolist() == [expected]
+    assert private_users([a], [b], [epsilon, 900.0], [delta, delta])[0] >= expected
