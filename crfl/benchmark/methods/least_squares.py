@@ -106,7 +106,8 @@ def beaten_probability(
     up, down = other + (1 - flip - other) * (sign > 0), other + (1 - flip - other) * (sign < 0)
     step, best = -mean / variance * alpha, 0.0
     while True:  # the sum is convex in t
-        logs = np.log1p(up * np.expm1(step) + down * np.expm1(-step))
+        with np.errstate(over="ignore"):  # a step too long bounds nothing
+            logs = np.log1p(up * np.expm1(step) + down * np.expm1(-step))
         found = logs.sum() + 8 * len(y) * EPS * np.abs(logs).sum()
         if found >= best and best < 0:
             return float(np.exp(best))
