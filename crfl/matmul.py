@@ -2,18 +2,29 @@
 
 On a processor with AVX-512, torch's products (by MKL) use half of the vector width unless Intel made it; its
 convolutions (by oneDNN) use all of it. A product is a convolution whose kernel covers one position, a batch of products
-one with a group for each: on AMD's processors up to three times as fast. Without AVX-512, on an accelerator, and for
+one with a group for each: on AMD's processors up to three times as fast. On other processors, on an accelerator, and for
 shapes that gain nothing, these functions are torch's products. Both ways agree up to the rounding of float32.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-WIDE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-"""Whether the processor has the vectors that make convolutions the faster products."""
+
+def _made_by_intel() -> bool:
+    """Whether Linux says so of the processor."""
+    about = Path("/proc/cpuinfo")
+    return about.is_file() and "GenuineIntel" in about.read_text(encoding="utf-8", errors="replace")
+
+
+AVX512 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether the processor has the vectors that make convolutions the faster products, where MKL does not use them."""
+WIDE = AVX512 and not _made_by_intel()
+"""Whether products may be convolutions."""
 DILATION = 2
 """Without meaning for one position, but torch leaves oneDNN out without it when it has a single thread."""
 BLOCKS = 4

@@ -21,10 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # of mkldnn.flags, about
 
 
 @pytest.fixture(params=[False, True], ids=["multiplied", "convolved"])
-def onednn(request):
-    """Without oneDNN nothing is convolved; with it, what pays on a processor with AVX-512."""
-    with torch.backends.mkldnn.flags(enabled=request.param):
-        yield
+def ways(request, monkeypatch):
+    """Both ways on any processor, whoever made it."""
+    monkeypatch.setattr(matmul, "WIDE", request.param)
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """As on AMD's processors with AVX-512."""
+    monkeypatch.setattr(matmul, "WIDE", True)
 
 
 class Operations(TorchDispatchMode):
@@ -58,7 +63,7 @@ def assert_product(found, a, b):
 
 
 @pytest.mark.parametrize(("k", "r", "n", "d"), SMALL + LARGE)
-def test_batches_of_products(onednn, k, r, n, d):
+def test_batches_of_products(ways, k, r, n, d):
     a, b = normal(k, r, d), normal(k, n, d, seed=1)
     bias = normal(k, r, 1, seed=4)
     assert_product(matmul.batched_affine(a, b, bias, 0.5) - bias, a / 2, b.mT)
@@ -73,14 +78,14 @@ def test_batches_of_products(onednn, k, r, n, d):
     ("r", "n", "d"),
     [(10, 9999, 784), (1020, 512, 784), (512, 1020, 91), (3, 2000, 800), (7, 30, 4), (900, 40, 500), (10, 1000, 1)],
 )
-def test_inner_products(onednn, r, n, d):
+def test_inner_products(ways, r, n, d):
     a, b = normal(r, d), normal(n, d, seed=1)
     assert_product(matmul.inner(a, b), a, b.mT)
     a, b = normal(d, r).mT, normal(n, 2 * d)[:, ::2]  # not contiguous
     assert_product(matmul.inner(a, b), a, b.mT)
 
 
-def test_what_is_not_finite_stays_with_its_client(onednn):
+def test_what_is_not_finite_stays_with_its_client(ways):
     a, b, c = normal(3, 47, 785), normal(3, 200, 785, seed=1), normal(3, 47, 200, seed=2)
     b[1, 7, 5] = torch.nan
     found = normal(3, 47, 785, seed=3)
@@ -98,8 +103,7 @@ def test_one_thread():
         torch.set_num_threads(several)
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="multiplies on this processor")
-def test_convolutions_are_taken_for_the_shapes_of_the_paper():
+def test_convolutions_are_taken_for_the_shapes_of_the_paper(wide):
     """Else the benchmarks' speed would be lost without a sign."""
     assert convolves(matmul.inner, normal(10, 784), normal(10_000, 784))
     assert convolves(matmul.inner, normal(1020, 784), normal(512, 784))
@@ -107,7 +111,7 @@ def test_convolutions_are_taken_for_the_shapes_of_the_paper():
     assert convolves(matmul.add_batched, normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
 
 
-def test_what_gains_nothing_is_multiplied():
+def test_what_gains_nothing_is_multiplied(wide):
     exact = torch.float64
     assert not convolves(matmul.inner, normal(600, 300, dtype=exact), normal(600, 300, dtype=exact))
     assert not convolves(matmul.inner, normal(2, 784), normal(10_000, 784))
@@ -115,3 +119,7 @@ def test_what_gains_nothing_is_multiplied():
     assert not convolves(matmul.add_batched, normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not convolves(matmul.inner, normal(600, 300), normal(600, 300))
+
+
+def test_only_a_processor_that_gains_convolves():
+    assert matmul.AVX512 or not matmul.WIDE
