@@ -26,7 +26,7 @@ x, y = torch.randint(0, 256, (697_932, 784), dtype=torch.uint8), torch.randint(4
 test = torch.randint(0, 256, (1000, 784), dtype=torch.uint8)
 data = crfl.FederatedData.from_arrays(x, y, test, y[:1000], clients=1000, scale=1 / 255, domain=(0.0, 1.0))
 exp = crfl.Experiment.from_yaml("configs/emnist.yaml").override(
-    {"data.name": "custom", "data.clients": 1000, "attack.round": None, "server.rounds": 2}
+    {"data.name": "custom", "data.clients": 1000, "attack.round": None, "server.rounds": 2, "local.epochs": 1}
 )
 crfl.train(exp, data)
 print(resident("VmHWM") / 1024)

@@ -39,7 +39,7 @@ def look(i: int) -> dict[str, Any]:
     return {
         "color": COLOURS[i % n],
         "linestyle": DASHES[(i + i // n) % n],
-        "marker": MARKERS[i % n],
+        "marker": MARKERS[(i + 2 * (i // n)) % n],
         "markevery": (0.04 + 0.025 * (i % n), 0.18),  # shares of the axes' diagonal: markers do not fall on each other
         "markersize": 5,
         "markerfacecolor": "white",
