@@ -24,7 +24,8 @@ TINY = 1e-10
 
 def added(record, round_, attackers, magnitude, before=0.0, num_attackers=None):
     rounding = Rounding(LocalTraining(record))
-    return poison(rounding, round_, tuple(attackers), np.array([magnitude]), np.array([before]), num_attackers)[0]
+    of_round = poison(rounding, [round_], [tuple(attackers)], num_attackers)
+    return of_round(slice(None), np.array([magnitude]), np.array([[before]]))[0, 0]
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 0.1, 3.0])

@@ -15,9 +15,10 @@ import crfl
 from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, Arithmetic, arithmetic, gamma
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.coupling.local import LocalTraining
-from crfl.certification.coupling.poison import largest_spectral_norm
+from crfl.certification.coupling.poison import largest_spectral_norms
 from crfl.certification.coupling.refusals import check_clients, check_coupled
 from crfl.certification.coupling.rounding import Rounding
+from crfl.certification.coupling.rounds import Rounds, round_shares
 from crfl.certification.margin import lowered_budget, margin_budget
 from crfl.errors import CertificateError
 from crfl.models.softmax import SoftmaxRegression
@@ -102,7 +103,7 @@ def test_local_training_is_as_exact_as_claimed(seed):
     order = np.random.default_rng([seed, 0, 0]).permutation(len(x)).reshape(-1, batch)
     exact = exact_update(z, [(x[rows], y[rows]) for rows in order], rate, decay, bias)
     record = simulate(world).record
-    error, length = Rounding(LocalTraining(record)).clean_training(record.rounds[0])
+    error, length = Rounding(LocalTraining(record)).clean_training(np.array(record.learning_rates))
     off = norm(exactly(computed) - exact)
     assert off <= error.at(np.linalg.norm(z))[0] <= 1e-11 * (1 + np.linalg.norm(z))
     assert norm(exact) <= length.at(np.linalg.norm(z))[0]
@@ -138,7 +139,7 @@ def test_the_engines_are_as_exact_as_claimed(engine, decay):
     computed = torch.cat([weights, offset[:, None]], 1).numpy()
     off = norm(exactly(computed) - clipped)
     rounding = Rounding(LocalTraining(run.record))
-    slope, constant = rounding.round_share(run.record.rounds[0], ())
+    slope, constant = round_shares(Rounds(rounding, run.record.rounds), [()])[:, 0]
     assert run.record.rounds[0].pre_clip_norm > 1
     assert off <= slope * np.linalg.norm(z) * (1 + 1e-9) + constant + rounding.projection < 1e-12
 
@@ -175,7 +176,7 @@ def test_spectral_norms_are_as_exact_as_claimed(shape):
         exact = mpmath.sqrt(max(mpmath.eigsy(mpmath.matrix((shorter @ shorter.T).tolist()), eigvals_only=True)))
         round_ = make_round(1, start_norm=whole, start_spectral_norm=found)
         record = replace(make_record([round_], num_classes=shape[0], bias=False), num_features=shape[1])
-        bound = largest_spectral_norm(Rounding(LocalTraining(record)), round_)
+        bound = largest_spectral_norms(Rounding(LocalTraining(record)), [round_])[0, 0]
         assert exact <= bound <= exact * (1 + 1e-6)
 
 

@@ -12,10 +12,10 @@ from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
 from crfl.certification.coupling.attackers import dropped
 from crfl.certification.coupling.clipping import clip_factor
-from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
-from crfl.certification.coupling.recursion import Stage, rounded
+from crfl.certification.coupling.recursion import Stage, make_stages, rounded
 from crfl.certification.coupling.rounding import Rounding, computed_norm
+from crfl.certification.coupling.rounds import Rounds, blocks
 from crfl.errors import CertificateError
 from crfl.record import RoundRecord, TrainingRecord
 
@@ -125,17 +125,18 @@ def _client_rounds_distance(
     """Delta_T for so many client-rounds (K,), wherever they are."""
     width = int(counts.max(initial=0))
     mask = np.arange(width) < counts[:, None]
-    effects = np.zeros((len(counts), width))  # the largest ones so far, falling
+    losses = np.zeros((len(counts), width))  # the largest effects so far, negated: falling
     drift = distance = before = np.zeros(len(counts))
     for now in rounds:
         factor, constant = now.stage.expansion.split(distance)
-        largest = -np.sort(-now.weights)[:width]
-        new = now.cost(distance)[:, None] * largest
-        effects = -np.sort(-np.concatenate([factor[:, None] * effects, new], axis=1), axis=1)[:, :width] * mask
+        new = now.cost(distance)[:, None] * np.sort(-now.weights)[:width]
+        losses = np.concatenate([factor[:, None] * losses, new], axis=1)
+        losses.sort(axis=1, kind="stable")  # two sorted runs are merged
+        losses = losses[:, :width] * mask
         drift = factor * drift + constant + rounded(rounding, now.stage, distance)
-        before = (effects.sum(axis=1) + drift) * rounding.evaluation * (1 + gamma(2 * width + 8))
+        before = (drift - losses.sum(axis=1)) * rounding.evaluation * (1 + gamma(2 * width + 8))
         factor, distance, added = _clip(rounding, now.stage, before)
-        effects, drift = effects * factor[:, None], drift * factor + added
+        losses, drift = losses * factor[:, None], drift * factor + added
     return before if before_clip else distance
 
 
@@ -151,20 +152,20 @@ def _clip(rounding: Rounding, stage: Stage, before: FloatArray) -> tuple[FloatAr
 
 
 def _rounds(rounding: Rounding, record: TrainingRecord, silent: bool) -> list[_Round]:
-    rounds, stages = record.rounds, []
-    for round_, following in zip(rounds, (*rounds[1:], None), strict=True):
-        if round_.update_clip is None:
-            raise CertificateError(
-                "max_malicious: the server did not clip updates, so one of them can do anything; set server.update_clip"
-            )
-        own = expansion(rounding, round_, round_.attackers)
-        slope, constant = rounding.round_share(round_, round_.attackers)
-        stage = Stage(round_, following, round_.attackers, None, own, own, slope, constant)
-        contraction = rounding.local.step_lipschitz(rounding.local.rates(round_)) ** rounding.local.steps
-        clip = round_.update_clip * (1 + rounding.projection) * (1 + rounding.aggregation(len(round_.weights)))
-        lost = float(np.maximum(1 - contraction, 0.0).max(initial=0.0))
-        stages.append(_Round(stage, _weights(round_), clip if silent else 2 * clip, lost))
-    return stages
+    rounds, attackers = record.rounds, [r.attackers for r in record.rounds]
+    if any(r.update_clip is None for r in rounds):
+        raise CertificateError(
+            "max_malicious: the server did not clip updates, so one of them can do anything; set server.update_clip"
+        )
+    stages = make_stages(rounding, rounds, attackers, attackers)
+    more = (1 + rounding.projection) * (1 + rounding.aggregation(len(record.client_sizes)))
+    found = []
+    for rows in blocks(len(rounds), len(record.client_sizes)):
+        lost = np.maximum(1 - Rounds(rounding, rounds[rows]).contraction, 0.0).max(axis=1, initial=0.0).tolist()
+        for stage, share in zip(stages[rows], lost, strict=True):
+            clip = stage.round.update_clip * more
+            found.append(_Round(stage, _weights(stage.round), clip if silent else 2 * clip, share))
+    return found
 
 
 def _weights(round_: RoundRecord) -> FloatArray:
@@ -188,11 +189,17 @@ def _largest_sum(effects: FloatArray, multiplicity: IntArray, counts: IntArray) 
 
 
 def _largest(costs: Callable[[IntArray], FloatArray], budget: FloatArray, limit: int) -> IntArray:
-    """The largest count from 0 to `limit` whose rising cost lies below each budget (m,), strictly; 0 if none does."""
-    counts, known = np.zeros(0, dtype=np.int64), np.zeros(0)
-    goal = budget.max(initial=0.0)
-    while len(counts) < limit and (not len(known) or known[-1] < goal):
-        block = np.arange(len(counts) + 1, min(len(counts) + BLOCK, limit) + 1)
-        counts, known = np.append(counts, block), np.append(known, costs(block))
-    found: IntArray = np.searchsorted(np.maximum.accumulate(known), budget, side="left").astype(np.int64)
-    return found
+    """The largest count from 0 to `limit` whose rising cost lies below each budget (m,), strictly; 0 if none does.
+
+    By bisection, for all budgets at once.
+    """
+    low, high = np.zeros(len(budget), dtype=np.int64), np.full(len(budget), limit + 1)
+    counts = np.arange(1, min(BLOCK, limit) + 1)
+    while len(counts):
+        found = [costs(counts[start : start + BLOCK]) for start in range(0, len(counts), BLOCK)]
+        below = np.searchsorted(np.maximum.accumulate(np.concatenate(found)), budget, side="left")
+        low = np.maximum(low, np.append(0, counts)[below])
+        high = np.minimum(high, np.append(counts, limit + 1)[below])
+        between = np.minimum((low + high) // 2, np.where(high > limit, 2 * low, limit))  # until found, it doubles
+        counts = np.unique(between[high - low > 1])
+    return low

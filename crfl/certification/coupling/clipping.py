@@ -42,7 +42,9 @@ def clipped_distance(distance: FloatArray, norm: float, clip_norm: float) -> Flo
 def clip_factor(distance: FloatArray, norm: float, clip_norm: float) -> FloatArray:
     """The largest share of any distance up to D (k,) that the projection leaves: `clipped_distance` is at most this
     times the distance (Lemma 16)."""
-    reached = np.minimum(distance, norm + clip_norm) if norm > clip_norm else distance
+    if norm <= clip_norm:
+        return np.ones_like(distance)
+    reached = np.minimum(distance, norm + clip_norm)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = clipped_distance(reached, norm, clip_norm) / reached * (1 + 4 * FLOAT64_UNIT)
-    return np.minimum(np.where(reached > 0, share, clip_norm / norm if norm > clip_norm else 1.0), 1.0)
+    return np.minimum(np.where(reached > 0, share, clip_norm / norm), 1.0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from crfl.certification._checks import FloatArray, IntArray
+from crfl.certification._checks import BoolArray, FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
-from crfl.certification.coupling.attackers import Attackers, dropped, with_trained_updates
+from crfl.certification.coupling.attackers import Attackers, Entries, each_alone
 from crfl.certification.coupling.rounding import Rounding, computed_norm
-from crfl.record import AttackerRecord, RoundRecord
+from crfl.certification.coupling.rounds import Rounds, dot
+from crfl.record import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -37,31 +39,40 @@ class Expansion:
 
     def split(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
         """A factor and a constant (k,): no distance up to D (k,) becomes more than factor times it plus constant."""
-        j = np.searchsorted(self.thresholds, distance, side="left")
-        near, scaled = _times(self.apart[j], distance) <= self.apart_cap[j], self.scaled * distance <= self.scaled_cap
-        factor = self.factors[j] + np.where(near, self.apart[j], 0.0) + np.where(scaled, self.scaled, 0.0)
-        return factor, np.where(near, 0.0, self.apart_cap[j]) + np.where(scaled, 0.0, self.scaled_cap)
+        if self._linear:
+            return np.full(distance.shape, self.factors[0]), np.zeros(distance.shape)
+        j = self.thresholds.searchsorted(distance)
+        with np.errstate(invalid="ignore"):
+            apart, scaled = self.apart[j] * distance, self.scaled * distance
+        free, scaled_free = apart <= self.apart_cap[j], scaled <= self.scaled_cap
+        factor = self.factors[j] + np.where(free, self.apart[j], 0.0) + np.where(scaled_free, self.scaled, 0.0)
+        return factor, np.where(free, 0.0, self.apart_cap[j]) + np.where(scaled_free, 0.0, self.scaled_cap)
 
     def __call__(self, distance: FloatArray) -> FloatArray:
         """The bound for distances D (k,)."""
-        j = np.searchsorted(self.thresholds, distance, side="left")
-        total: FloatArray = (
-            self.factors[j] * distance
-            + np.minimum(_times(self.apart[j], distance), self.apart_cap[j])
-            + np.minimum(_times(np.full(j.shape, self.scaled), distance), self.scaled_cap)
-        )
-        return total
+        if self._linear:
+            return self.factors[0] * distance
+        j = self.thresholds.searchsorted(distance)
+        with np.errstate(invalid="ignore"):  # where 0 is multiplied by infinity, the cap is 0
+            apart, scaled = self.apart[j] * distance, self.scaled * distance
+        total: FloatArray = self.factors[j] * distance
+        return total + np.fmin(apart, self.apart_cap[j]) + np.fmin(scaled, self.scaled_cap)
 
-
-def _times(coefficient: FloatArray, distance: FloatArray) -> FloatArray:
-    """The product; 0 times infinity is 0."""
-    return np.where(coefficient > 0, coefficient * np.where(coefficient > 0, distance, 0.0), 0.0)
+    @property
+    def _linear(self) -> bool:
+        """Whether the server cannot clip any update, at whatever distance."""
+        return not len(self.thresholds) and self.scaled == self.scaled_cap == 0
 
 
 def expansion(
     rounding: Rounding, round_: RoundRecord, attackers: Attackers, num_attackers: int | None = None
 ) -> Expansion:
-    """What a round multiplies: Lambda_t of Theorem 8 in docs/theory.md, with server decay and clipped updates.
+    """That of one round, as `expansions` are."""
+    return expansions(Rounds(rounding, (round_,)), (attackers,), num_attackers)[0]
+
+
+def expansions(rounds: Rounds, attackers: Sequence[Attackers], num_attackers: int | None = None) -> list[Expansion]:
+    """What each round multiplies: Lambda_t of Theorem 8 in docs/theory.md, with server decay and clipped updates.
 
     With v = (1 - kappa) z + sum p gamma u(z), and u(z) + z both c-Lipschitz, c = (1 - eta lambda)^tau, and averaged
     with constant alpha, Lambda is the smaller of
@@ -71,111 +82,100 @@ def expansion(
     1 - kappa where sum p gamma alpha + kappa <= 1.
 
     Args:
-        rounding: of the run.
-        round_: the round.
-        attackers: who scales in it, in both runs.
+        rounds: the rounds.
+        attackers: who scales in each of them, in both runs.
         num_attackers: this many attackers instead, each like the one of `attackers` that makes Lambda largest.
 
     Returns:
-        The map of distances.
+        The maps of distances, one a round.
     """
-    terms = _Terms.of(rounding, round_)
-    thresholds, order = _unclipped_below(rounding, round_, attackers)
-    if num_attackers is None or not attackers:
-        found = [terms.factors(order, attackers, round_)]
-    else:  # each side is convex in what the attackers add, so no mixture exceeds the worst of them
-        found = [terms.factors(order, (a,) * num_attackers, round_) for a in attackers]
-    first, second = np.max([f[0] for f in found], axis=0), np.max([f[1] for f in found], axis=0)
-    scaled, cap = max(f[2] for f in found), max(f[3] for f in found)
-    cumulated = np.append(0.0, np.cumsum(terms.weights[order]))
-    apart = np.append(0.0, np.cumsum(2 * (terms.weights * terms.alpha)[order]))
-    clip = math.inf if round_.update_clip is None else round_.update_clip
-    own_rounding = float(gamma(2 * len(terms.weights) + 16))
-    largest = (
-        2
-        + terms.weights.sum()
-        + (1 if num_attackers is None else num_attackers) * sum(a.weight * abs(a.scale) for a in attackers)
-    )
+    entries, count = Entries.of(rounds.records, attackers), 1 if num_attackers is None else num_attackers
+    thresholds, order = _unclipped_below(rounds, entries)
+    # each side is convex in what the attackers add, so no mixture exceeds the worst of them
+    alone = [] if num_attackers is None else each_alone(attackers)
+    variants = [Entries.of(rounds.records, some) for some in alone] or [entries]
+    found = [_sides(rounds, order, variant, count) for variant in variants]
+    first, second, scaled, cap = (np.max(values, axis=0) for values in zip(*found, strict=True))
+    weights, largest = rounds.weights, np.zeros(len(rounds.records))
+    np.add.at(largest, entries.row, entries.weight * np.abs(entries.scale))
+    largest = 2 + weights.sum(axis=1) + count * largest
+    own_rounding = float(gamma(2 * weights.shape[1] + 16))
+    factors = np.minimum(first, second) + own_rounding * largest[:, None]
+    apart, cumulated = _cumulated(2 * (weights * rounds.averaging), order), _cumulated(weights, order)
     with np.errstate(invalid="ignore"):
-        caps = np.where(cumulated > 0, 2 * clip * cumulated, 0.0)
-    return Expansion(thresholds, np.minimum(first, second) + own_rounding * largest, apart, caps, scaled, cap)
+        caps = np.where(cumulated > 0, 2 * rounds.update_clips * cumulated, 0.0)
+    rows = zip(thresholds, factors, apart, caps, scaled.tolist(), cap.tolist(), strict=True)
+    return [Expansion(*row) for row in rows]
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """p, alpha and c of all clients in a round, (N,)."""
+def _sides(
+    rounds: Rounds, order: IntArray, entries: Entries, count: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Both sides of Lambda if the first j of the clients in `order` count apart, (T, n + 1); `scaled` and its cap, (T,).
 
-    weights: FloatArray
-    alpha: FloatArray
-    contraction: FloatArray
-    longest: FloatArray
-    decay: float
-    update_clip: float
-
-    @classmethod
-    def of(cls, rounding: Rounding, round_: RoundRecord) -> _Terms:
-        local = rounding.local
-        rates = local.rates(round_)
-        _, length = rounding.clean_training(round_)
-        return cls(
-            np.array(round_.weights, dtype=np.float64),
-            local.averaging(rates),
-            local.step_lipschitz(rates) ** local.steps,
-            length.constant if local.record.weight_decay == 0 else np.full(len(rates), np.inf),
-            round_.decay,
-            math.inf if round_.update_clip is None else round_.update_clip,
-        )
-
-    def factors(
-        self, order: IntArray, attackers: Attackers, round_: RoundRecord
-    ) -> tuple[FloatArray, FloatArray, float, float]:
-        """Both sides of Lambda if the first j of the clients in `order` count apart, (n + 1,) each; then `scaled`."""
-        p, alpha, c, kappa = self.weights, self.alpha, self.contraction, self.decay
-        total, size, averaged, averaged_size = p.sum(), p @ c, p @ alpha, p @ (alpha * np.maximum(c, 1.0))
-        scaled = cap = 0.0
-        for x in attackers:
-            if dropped(round_, x):  # the weights on record are those of the others alone
-                total -= max(x.weight, x.potential_weight)
-                continue
-            i, gone = x.client, x.update is not None or self.may_clip(x)
-            gain = -x.weight if gone else x.weight * (x.scale - 1)
-            larger = -x.weight if gone else x.weight * (abs(x.scale) - 1)
-            total, size, averaged = total + gain, size + larger * c[i], averaged + gain * alpha[i]
-            averaged_size += larger * alpha[i] * max(c[i], 1.0)
-            if gone and x.update is None:
-                scaled += 2 * x.weight * abs(x.scale) * alpha[i]
-                cap += 2 * x.weight * self.update_clip
-        removed = [np.append(0.0, np.cumsum((p * v)[order])) for v in (1.0, c, alpha, alpha * np.maximum(c, 1.0))]
-        size, averaged_size = np.maximum(size - removed[1], 0.0), np.maximum(averaged_size - removed[3], 0.0)
-        first = np.abs(1 - kappa - (total - removed[0])) + size
-        return first, np.abs(1 - kappa - (averaged - removed[2])) + averaged_size, float(scaled), float(cap)
-
-    def may_clip(self, attacker: AttackerRecord) -> bool:
-        """Whether the server may clip its scaled clean update."""
-        return bool(abs(attacker.scale) * self.longest[attacker.client] * (1 + gamma(64)) > self.update_clip)
-
-
-def _unclipped_below(rounding: Rounding, round_: RoundRecord, attackers: Attackers) -> tuple[FloatArray, IntArray]:
-    """Up to which distance of the runs at the start of the round an honest client's update is clipped in neither run.
-
-    ||u|| + 2 alpha D + rounding <= S with the norm on record (Proposition 9), or S >= tau eta sqrt(2) B. Rising, with
-    the numbers of the clients; only of those that take part and for whom it is finite.
+    Every attacker counts `count` times.
     """
-    if round_.update_clip is None:
-        return np.zeros(0), np.zeros(0, dtype=np.int64)
-    local = rounding.local
-    rates = local.rates(round_)
-    error, length = rounding.clean_training(round_)
-    norm = computed_norm(round_.start_norm, rounding.norm_error)
-    clip = round_.update_clip / computed_norm(1.0, rounding.norm_error) * (1 - gamma(8))
-    by_length = (clip - length.at(norm) - error.at(norm)) / (length.slope + error.slope)
-    limit = by_length
-    if round_.update_norms is not None:
-        known = computed_norm(1.0, rounding.norm_error) * np.array(round_.update_norms)
-        slope = 2 * local.averaging(rates) + error.slope
-        limit = np.maximum(limit, (clip - known - 2 * error.at(norm)) / slope)
-    scaled = np.isin(np.arange(len(rates)), [a.client for a in with_trained_updates(attackers)])
-    malicious = np.isin(np.arange(len(rates)), [a.client for a in attackers if a.update is not None])
-    some = np.flatnonzero((np.array(round_.weights) > 0) & ~scaled & ~malicious)
-    order = some[np.argsort(limit[some], kind="stable")]
-    return limit[order] * (1 - gamma(16)), order
+    p, alpha, c, clip = rounds.weights, rounds.averaging, rounds.contraction, rounds.update_clips[:, 0]
+    averaging = alpha * np.maximum(c, 1.0)
+    total, size, averaged, averaged_size = p.sum(axis=1), dot(p, c), dot(p, alpha), dot(p, averaging)
+    row, weight, heard = entries.row, count * entries.weight, ~entries.dropped
+    at, large = (row, entries.client), np.abs(entries.scale)
+    clipped = ~entries.malicious & heard & _may_clip(rounds, entries)
+    gone = entries.malicious | clipped
+    gain = np.where(gone, -weight, weight * (entries.scale - 1)) * heard
+    larger = np.where(gone, -weight, weight * (large - 1)) * heard
+    lost = count * np.maximum(entries.weight, entries.potential_weight)
+    np.add.at(total, row, np.where(heard, gain, -lost))  # the weights on record are those of the others alone
+    np.add.at(size, row, larger * c[at])
+    np.add.at(averaged, row, gain * alpha[at])
+    np.add.at(averaged_size, row, larger * alpha[at] * np.maximum(c[at], 1.0))
+    scaled, cap = np.zeros(len(p)), np.zeros(len(p))
+    np.add.at(scaled, row, np.where(clipped, 2 * weight * large * alpha[at], 0.0))
+    np.add.at(cap, row[clipped], 2 * weight[clipped] * clip[row[clipped]])
+    size = np.maximum(size[:, None] - _cumulated(p * c, order), 0.0)
+    averaged_size = np.maximum(averaged_size[:, None] - _cumulated(p * averaging, order), 0.0)
+    kept = (1 - rounds.decays)[:, None]
+    first = np.abs(kept - (total[:, None] - _cumulated(p, order))) + size
+    second = np.abs(kept - (averaged[:, None] - _cumulated(p * alpha, order))) + averaged_size
+    return first, second, scaled, cap
+
+
+def _may_clip(rounds: Rounds, entries: Entries) -> BoolArray:
+    """Whether the server may clip the scaled clean update of each attacker."""
+    if rounds.rounding.local.record.weight_decay > 0:  # updates of any length
+        return (entries.scale != 0) & np.isfinite(rounds.update_clips[entries.row, 0])
+    longest = rounds.training[1].constant[entries.row, entries.client]
+    return np.abs(entries.scale) * longest * (1 + gamma(64)) > rounds.update_clips[entries.row, 0]
+
+
+def _cumulated(values: FloatArray, order: IntArray) -> FloatArray:
+    """Sums over the first 0, 1, .. n clients in `order` (T, n), of values (T, N): (T, n + 1)."""
+    sums = np.zeros((len(values), order.shape[1] + 1))
+    np.cumsum(np.take_along_axis(values, order, axis=1), axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _unclipped_below(rounds: Rounds, entries: Entries) -> tuple[FloatArray, IntArray]:
+    """Up to which distance of the runs at the start of a round an honest client's update is clipped in neither run.
+
+    ||u|| + 2 alpha D + rounding <= S with the norm on record (Proposition 9), or S >= tau eta sqrt(2) B. Rising in every
+    round, with the numbers of the clients, (T, n) each, for as many clients as can be clipped in any of the rounds;
+    infinite for those who cannot be, and for those who attack or take no part.
+    """
+    honest = (rounds.weights > 0) & np.isfinite(rounds.update_clips)
+    honest[entries.row, entries.client] = False
+    most = int(honest.sum(axis=1).max(initial=0))
+    if not most:
+        return np.zeros((len(honest), 0)), np.zeros((len(honest), 0), dtype=np.int64)
+    (error, length), norm = rounds.training, rounds.start_norms
+    computed = computed_norm(1.0, rounds.rounding.norm_error)
+    clip = rounds.update_clips / computed * (1 - gamma(8))
+    nothing = (math.inf,) * honest.shape[1]
+    norms = [nothing if r.update_norms is None else r.update_norms for r in rounds.records]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        by_length = (clip - length.at(norm) - error.at(norm)) / (length.slope + error.slope)
+        by_norm = (clip - computed * np.array(norms) - 2 * error.at(norm)) / (2 * rounds.averaging + error.slope)
+    limit = np.fmax(by_length, by_norm)
+    limit = np.where(honest, np.where(np.isnan(limit), -np.inf, limit), np.inf)  # who knows may be clipped always
+    order = np.argsort(limit, axis=1, kind="stable")[:, :most]
+    return np.take_along_axis(limit, order, axis=1) * (1 - gamma(16)), order

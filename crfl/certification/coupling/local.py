@@ -96,18 +96,19 @@ class LocalTraining:
         """beta_i: no batch of a client's clean samples has a mean loss with a larger Hessian, (N,); B^2 / 2, or less."""
         return np.minimum(np.array(self.record.smoothness, dtype=np.float64), self.clean**2 / 2)
 
-    def step_lipschitz(self, rates: FloatArray) -> FloatArray:
-        """Lipschitz constant of a clean step (Proposition 4): max(1 - eta lambda, eta (beta + lambda) - 1), (N,).
+    def step_lipschitz(self, rates: FloatArray, client: int | slice | list[int] = slice(None)) -> FloatArray:
+        """Lipschitz constant of a clean step (Proposition 4): max(1 - eta lambda, eta (beta + lambda) - 1).
 
-        At most 1 but for rounding, since longer steps are refused.
+        At most 1 but for rounding, since longer steps are refused. Of all clients for rates (..., N), or of some for
+        theirs.
         """
-        decay, beta = self.record.weight_decay, self.smoothness
+        decay, beta = self.record.weight_decay, self.smoothness[client]
         return np.maximum(np.maximum(1 - rates * decay, rates * (beta + decay) * (1 + gamma(6)) - 1), 0.0) + gamma(4)
 
     def averaging(self, rates: FloatArray) -> FloatArray:
         """alpha_i = A / (1 + A), A = tau a / (1 - a), a = eta (beta + lambda) / 2: local training is averaged with it.
 
-        So an update is 2 alpha-Lipschitz (Theorem 8). 1 where a = 1.
+        (..., N) like the rates. So an update is 2 alpha-Lipschitz (Theorem 8). 1 where a = 1.
         """
         a = np.minimum(rates * (self.smoothness + self.record.weight_decay) / 2 * (1 + gamma(6)), 1.0)
         tau = self.steps

@@ -3,26 +3,140 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from crfl.certification._checks import FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import SPECTRAL_ERROR, gamma
-from crfl.certification.coupling.attackers import Attackers, dropped, with_trained_updates
+from crfl.certification.coupling.attackers import Attackers, dropped, each_alone
+from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.rounding import Rounding, computed_norm, update_error
 from crfl.certification.lipschitz import sharp_lipschitz
 from crfl.record import AttackerRecord, RoundRecord, TrainingRecord
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """Attackers with the same bound, as one of them with the sum of their weights: each bound is computed once."""
+
+    client: int
+    scale: float
+    """|gamma|"""
+    ratios: tuple[float, ...]
+    flips: bool
+    shares: FloatArray
+    """(T,): sum of their weights in each round."""
+
+
+@dataclass(frozen=True)
+class Poison:
+    """What the poison of each of T rounds adds to the distance, by the trigger's magnitude and the distance before it."""
+
+    rounding: Rounding
+    sent: FloatArray
+    """(T, 1): what malicious and dropped updates add in exact arithmetic."""
+    clips: FloatArray
+    """(T, 1): largest norm of a clipped update, rounding included; infinite where the server does not clip."""
+    caps: FloatArray
+    """(T, 1): to which the rates of the clients are lowered."""
+    norms: FloatArray
+    """(T, 1): bound on ||z_t||."""
+    spectral_norms: FloatArray
+    """(T, 1): bound on ||W~||_2."""
+    kinds: tuple[_Kind, ...]
+
+    @property
+    def nodes(self) -> int:
+        """Steps of a round at which the gradient bound is computed."""
+        return max((len(_nodes(kind.ratios)) for kind in self.kinds), default=1)
+
+    def __call__(self, rows: slice, magnitudes: FloatArray, before: FloatArray) -> FloatArray:
+        """What the rounds `rows` add, if the runs may differ by D before them.
+
+        Args:
+            rows: T of the rounds.
+            magnitudes: ||delta||, (k,).
+            before: D, (T, k) or (T, 1).
+
+        Returns:
+            (T, k), rising with both.
+        """
+        more, projection = self._more, self.rounding.projection
+        total = (self.sent[rows] * (1 + 2 * projection) * more).repeat(len(magnitudes), axis=1)
+        for kind in self.kinds:
+            shares = kind.shares[rows, None]
+            if shares.any():
+                moved = kind.scale * self._poisoned_update(kind, rows, magnitudes, before)
+                with np.errstate(invalid="ignore"):
+                    added = shares * np.minimum(moved, 2 * self.clips[rows]) * more
+                total += np.where(shares != 0, added, 0.0)
+        return total
+
+    @cached_property
+    def _more(self) -> float:
+        """1, and the rounding of the weighted sum."""
+        return float(1 + self.rounding.aggregation(len(self.rounding.local.record.client_sizes)))
+
+    def _poisoned_update(self, kind: _Kind, rows: slice, magnitudes: FloatArray, before: FloatArray) -> FloatArray:
+        """D_i of Lemma 5, (T, k): how far poison moves the update of a client, rounding included."""
+        local, size = self.rounding.local, len(kind.ratios)
+        rate = np.minimum(local.record.learning_rates[kind.client], self.caps[rows])
+        q, clean, poisoned = np.array(kind.ratios), local.clean, local.poisoned(magnitudes)
+        moved = np.minimum(magnitudes, local.diameter)[:, None]
+        poison_so_far, nodes = np.cumsum(q) - q, _nodes(kind.ratios)
+        weights = rate * q * local.step_lipschitz(rate, kind.client) ** (size - 1 - np.arange(size))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
+            error, step_error = self._poisoned_rounding(kind, rows, poisoned, before, rate)
+            grown = nodes * clean + poison_so_far[nodes] * (poisoned[:, None] - clean)
+            pace = (rate * math.sqrt(2))[:, :, None] * grown
+            start = self.spectral_norms[rows] + before
+            kappa = start[:, :, None] + pace + nodes * step_error[:, :, None]
+            change = sharp_lipschitz(_nan_to_inf(kappa), poisoned[:, None]) * moved
+            change = _nan_to_inf(np.where(moved == 0, 0.0, change) + kind.flips * math.sqrt(2) * clean)
+            any_two = math.sqrt(2) * (clean + poisoned)[:, None]  # any two gradients differ by no more
+            total: FloatArray = _sum_of_steps(change, any_two, weights, nodes) + _nan_to_inf(error)
+        return total
+
+    def _poisoned_rounding(
+        self, kind: _Kind, rows: slice, poisoned: FloatArray, before: FloatArray, rate: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Error of the poisoned update and that of one of its steps, (T, k), for features of norm B' (k,)."""
+        local, unit, tau = self.rounding.local, self.rounding.arithmetic.unit, np.array(float(len(kind.ratios)))
+        batch = local.batch_sizes[kind.client]
+        step = self.rounding.step(poisoned, rate, batch, batch)
+        error, largest = update_error(tau, poisoned, rate, local.record.weight_decay, step, unit)
+        norm = self.norms[rows] + before
+        return _nan_to_inf(error.at(norm)), _nan_to_inf(step.at(_nan_to_inf(largest.at(norm))))
+
+
+@dataclass(frozen=True)
+class WorstPoison:
+    """A number of attackers instead of those of each round, each like the one of them who adds most."""
+
+    each: tuple[Poison, ...]
+    num_attackers: int
+
+    @property
+    def nodes(self) -> int:
+        """As for `Poison`."""
+        return max(alone.nodes for alone in self.each)
+
+    def __call__(self, rows: slice, magnitudes: FloatArray, before: FloatArray) -> FloatArray:
+        """As for `Poison`."""
+        added: FloatArray = np.max([alone(rows, magnitudes, before) for alone in self.each], axis=0)
+        return self.num_attackers * added if self.num_attackers else np.zeros(added.shape)
+
+
 def poison(
     rounding: Rounding,
-    round_: RoundRecord,
-    attackers: Attackers,
-    magnitudes: FloatArray,
-    before: FloatArray,
+    rounds: Sequence[RoundRecord],
+    attackers: Sequence[Attackers],
     num_attackers: int | None = None,
-) -> FloatArray:
-    """What the poison of a round adds to the distance (Lemma 5 and Theorem 8 of docs/theory.md).
+) -> Poison | WorstPoison:
+    """What the poison of each round adds to the distance (Lemma 5 and Theorem 8 of docs/theory.md).
 
     Sum over attackers of p gamma eta sum_s q_s/n_s G(kappa_s) with the gradient bound of one sample,
 
@@ -33,59 +147,33 @@ def poison(
 
     Args:
         rounding: of the run.
-        round_: the round.
-        attackers: whose poison counts in it.
-        magnitudes: ||delta||, (k,).
-        before: by how much the runs may differ at the start of the round, (k,).
+        rounds: the rounds.
+        attackers: whose poison counts in each of them.
         num_attackers: this many attackers instead, each like the one of `attackers` who adds most.
 
     Returns:
-        (k,), rising with both.
+        A function of the magnitudes and of the distance before each round.
     """
-    nothing = np.zeros(len(magnitudes))
     if num_attackers is not None:
-        each = [poison(rounding, round_, (a,), magnitudes, before) for a in attackers]
-        return num_attackers * np.max([nothing, *each], axis=0) if num_attackers else nothing
-    clip, heard = (
-        _clip_reach(rounding, round_),
-        tuple(a for a in with_trained_updates(attackers) if not dropped(round_, a)),
+        each = tuple(_poison(rounding, rounds, alone) for alone in each_alone(attackers))
+        return WorstPoison(each, num_attackers)
+    return _poison(rounding, rounds, attackers)
+
+
+def _poison(rounding: Rounding, rounds: Sequence[RoundRecord], attackers: Sequence[Attackers]) -> Poison:
+    record = rounding.local.record
+    pairs = list(zip(rounds, attackers, strict=True))
+    sent = [math.fsum(_arbitrary_update(record, r, a) for a in members) if members else 0.0 for r, members in pairs]
+    clips = [math.inf if r.update_clip is None else r.update_clip * (1 + rounding.projection) for r in rounds]
+    return Poison(
+        rounding,
+        np.array(sent)[:, None],
+        np.array(clips)[:, None],
+        np.array([r.learning_rate_cap for r in rounds])[:, None],
+        _start_norms(rounding, rounds),
+        largest_spectral_norms(rounding, rounds),
+        tuple(_kinds(rounding.local, rounds, attackers)),
     )
-    sent = math.fsum(_arbitrary_update(rounding.local.record, round_, a) for a in attackers)
-    more = 1 + rounding.aggregation(len(round_.weights))
-    total = nothing + sent * (1 + 2 * rounding.projection) * more
-    for (client, scale, ratios, flips), share in _group_alike(rounding, round_, heard).items():
-        if share * scale != 0 and any(ratios):
-            moved = _poisoned_update(rounding, round_, client, ratios, flips, magnitudes, before)
-            total += share * np.minimum(scale * moved, 2 * clip) * more
-    return total
-
-
-def _poisoned_update(
-    rounding: Rounding,
-    round_: RoundRecord,
-    client: int,
-    ratios: tuple[float, ...],
-    flips: bool,
-    magnitudes: FloatArray,
-    before: FloatArray,
-) -> FloatArray:
-    """D_i of Lemma 5, (k,): how far poison moves the update of a client, rounding included."""
-    local = rounding.local
-    rate, size = local.rates(round_)[client], len(ratios)
-    q, clean, poisoned = np.array(ratios), local.clean, local.poisoned(magnitudes)[:, None]
-    moved = np.minimum(magnitudes, local.diameter)[:, None]
-    poison_so_far, nodes = np.cumsum(q) - q, _nodes(ratios)
-    weights = rate * q * float(local.step_lipschitz(local.rates(round_))[client]) ** (size - 1 - np.arange(size))
-    start = largest_spectral_norm(rounding, round_)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite magnitudes: 0 times infinity is infinity
-        error, step_error = _poisoned_rounding(rounding, round_, client, poisoned, before[:, None], size)
-        pace = rate * math.sqrt(2) * (nodes * clean + poison_so_far[nodes] * (poisoned - clean))
-        kappa = start + before[:, None] + pace + nodes * step_error
-        change = sharp_lipschitz(_nan_to_inf(kappa), poisoned) * moved
-        change = _nan_to_inf(np.where(moved == 0, 0.0, change) + flips * math.sqrt(2) * clean)
-        any_two = math.sqrt(2) * (clean + poisoned)  # any two gradients differ by no more
-        total: FloatArray = _sum_of_steps(change, any_two, weights, nodes) + _nan_to_inf(error[:, 0])
-    return total
 
 
 NODES = 18
@@ -102,34 +190,21 @@ def _nodes(ratios: tuple[float, ...]) -> IntArray:
 
 
 def _sum_of_steps(change: FloatArray, most: FloatArray, weights: FloatArray, nodes: IntArray) -> FloatArray:
-    """Sum over the steps of their weight times min(bound, `most`), given the bound at the nodes (k, nodes), (k,).
+    """Sum over the steps of their weight (T, steps) times min(bound, `most` (k, 1)), given the bound at the nodes
+    (T, k, nodes): (T, k).
 
     The spectral norm grows evenly from step to step and the bound is convex in it: chords lie above.
     """
-    if len(nodes) == len(weights):
-        return _nan_to_inf(np.minimum(change, most) @ weights)
-    step = np.arange(len(weights))
+    if len(nodes) == weights.shape[1]:
+        return _nan_to_inf((np.minimum(change, most) @ weights[:, :, None])[:, :, 0])
+    step = np.arange(weights.shape[1])
     part = np.clip(np.searchsorted(nodes, step, side="right") - 1, 0, len(nodes) - 2)
     right = (step - nodes[part]) / (nodes[part + 1] - nodes[part])
-    left_sums = np.bincount(part, weights * (1 - right), len(nodes) - 1)
-    right_sums = np.bincount(part, weights * right, len(nodes) - 1)
-    chords = change[:, :-1] * left_sums + np.where(right_sums > 0, change[:, 1:], 0.0) * right_sums
-    total: FloatArray = np.minimum(_nan_to_inf(chords), most * (left_sums + right_sums)).sum(axis=1)
+    left_sums = np.add.reduceat(weights * (1 - right), nodes[:-1], axis=1)[:, None, :]
+    right_sums = np.add.reduceat(weights * right, nodes[:-1], axis=1)[:, None, :]
+    chords = change[:, :, :-1] * left_sums + np.where(right_sums > 0, change[:, :, 1:], 0.0) * right_sums
+    total: FloatArray = np.minimum(_nan_to_inf(chords), most * (left_sums + right_sums)).sum(axis=2)
     return _nan_to_inf(total)
-
-
-def _poisoned_rounding(
-    rounding: Rounding, round_: RoundRecord, client: int, poisoned: FloatArray, before: FloatArray, steps: int
-) -> tuple[FloatArray, FloatArray]:
-    """Error of the poisoned update and that of one of its steps, (k, 1) each, for features of norm B' (k, 1)."""
-    local = rounding.local
-    rate = np.full_like(poisoned, local.rates(round_)[client])
-    batch = np.full_like(poisoned, local.batch_sizes[client])
-    step = rounding.step(poisoned, rate, batch, batch)
-    tau, unit = np.full_like(poisoned, float(steps)), rounding.arithmetic.unit
-    error, largest = update_error(tau, poisoned, rate, local.record.weight_decay, step, unit)
-    norm = computed_norm(round_.start_norm, rounding.norm_error) + before
-    return _nan_to_inf(error.at(norm)), _nan_to_inf(step.at(_nan_to_inf(largest.at(norm))))
 
 
 def _arbitrary_update(record: TrainingRecord, round_: RoundRecord, attacker: AttackerRecord) -> float:
@@ -152,40 +227,43 @@ def malicious_norm(record: TrainingRecord, round_: RoundRecord, attacker: Attack
     return clip if known is None else known
 
 
-def spectral_norm(round_: RoundRecord) -> float:
-    """||W~||_2 of the model sent; infinite if it is not on record."""
-    norm = round_.start_spectral_norm
-    return math.inf if norm is None else norm
-
-
-def largest_spectral_norm(rounding: Rounding, round_: RoundRecord) -> float:
-    """Bound on ||W~||_2: that on record is the root of an eigenvalue of W W^T, a product that was rounded, too."""
-    record, whole = rounding.local.record, computed_norm(round_.start_norm, rounding.norm_error)
+def largest_spectral_norms(rounding: Rounding, rounds: Sequence[RoundRecord]) -> FloatArray:
+    """Bound on ||W~||_2 in each round, (T, 1): on record is the root of an eigenvalue of W W^T, a product that was
+    rounded, too."""
+    record, whole = rounding.local.record, _start_norms(rounding, rounds)
+    known = [math.inf if r.start_spectral_norm is None else r.start_spectral_norm for r in rounds]
     product = float(gamma(max(record.num_features, record.num_classes) + 2))
-    found = math.hypot(spectral_norm(round_) * (1 + SPECTRAL_ERROR), math.sqrt(product) * whole)
-    return min(found * (1 + float(gamma(4))), whole)
+    found = np.hypot(np.array(known)[:, None] * (1 + SPECTRAL_ERROR), math.sqrt(product) * whole)
+    return np.minimum(found * (1 + float(gamma(4))), whole)
 
 
-def _clip_reach(rounding: Rounding, round_: RoundRecord) -> float:
-    """The largest norm of a clipped update, rounding included; infinite if the server does not clip."""
-    return math.inf if round_.update_clip is None else round_.update_clip * (1 + rounding.projection)
+def _start_norms(rounding: Rounding, rounds: Sequence[RoundRecord]) -> FloatArray:
+    """Bound on ||z_t||, (T, 1)."""
+    return computed_norm(np.array([r.start_norm for r in rounds]), rounding.norm_error)[:, None]
 
 
-_Kind = tuple[int, float, tuple[float, ...], bool]
+def _kinds(local: LocalTraining, rounds: Sequence[RoundRecord], attackers: Sequence[Attackers]) -> Iterator[_Kind]:
+    """Those who train on poison and send what they trained."""
+    alike = _alike(local, rounds, sorted({a.client for members in attackers for a in members}))
+    groups: dict[tuple[float, ...], tuple[AttackerRecord, FloatArray]] = {}
+    for row, (round_, members) in enumerate(zip(rounds, attackers, strict=True)):
+        for a in members:
+            if a.weight * a.scale == 0 or a.update is not None or not any(a.poison_ratios) or dropped(round_, a):
+                continue
+            key = (alike[a.client], abs(a.scale), a.label_flip, *a.poison_ratios)
+            if key not in groups:
+                groups[key] = a, np.zeros(len(rounds))
+            groups[key][1][row] += abs(a.weight)
+    return (_Kind(a.client, abs(a.scale), a.poison_ratios, a.label_flip, w) for a, w in groups.values())
 
 
-def _group_alike(rounding: Rounding, round_: RoundRecord, attackers: Attackers) -> dict[_Kind, float]:
-    """Attackers with the same bound, as one of them with the sum of their weights: each bound is computed once."""
-    local = rounding.local
-    rates, sizes = local.rates(round_), local.batch_sizes
-    lipschitz = local.step_lipschitz(rates)
-    groups: dict[tuple[float, ...], tuple[_Kind, float]] = {}
-    for a in attackers:
-        i, scale = a.client, abs(a.scale)
-        key = (scale, rates[i], sizes[i], lipschitz[i], a.label_flip, *a.poison_ratios)
-        kind, share = groups.get(key, ((i, scale, a.poison_ratios, a.label_flip), 0.0))
-        groups[key] = (kind, share + abs(a.weight))
-    return dict(groups.values())
+def _alike(local: LocalTraining, rounds: Sequence[RoundRecord], clients: list[int]) -> dict[int, int]:
+    """Clients of the same rates, batches and Lipschitz constants in all rounds get the same number."""
+    caps = np.array([r.learning_rate_cap for r in rounds])[:, None]
+    rates = np.minimum(np.array(local.record.learning_rates)[clients], caps)
+    columns = np.concatenate([local.batch_sizes[None, clients], rates, local.step_lipschitz(rates, clients)])
+    _, numbers = np.unique(columns, axis=1, return_inverse=True)
+    return dict(zip(clients, numbers.ravel().tolist(), strict=True))
 
 
 def _nan_to_inf(values: FloatArray) -> FloatArray:

@@ -7,17 +7,19 @@ The same lemmas serve both precisions: in float64 every bound is a worst case, i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from crfl.certification._checks import FloatArray
+from crfl.certification._checks import FloatArray, Result
 from crfl.certification.coupling.arithmetic import FLOAT64_UNIT, Arithmetic, arithmetic, gamma
-from crfl.certification.coupling.attackers import Attackers
 from crfl.certification.coupling.local import LocalTraining
-from crfl.record import AttackerRecord, RoundRecord
+from crfl.record import RoundRecord
+
+Number = TypeVar("Number", float, FloatArray)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,6 @@ class Rounding:
     """Bounds on rounding for the rounds of one run."""
 
     local: LocalTraining
-    _latest: dict[float, tuple[Affine, Affine]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
@@ -61,9 +62,14 @@ class Rounding:
         """Relative error of a projected vector: its norm, a quotient, a product."""
         return float(gamma(self.parameters + 8)) + self.arithmetic.operations(4)
 
-    def aggregation(self, clients: int) -> float:
+    def aggregation(self, clients: npt.ArrayLike) -> Result:
         """Relative error of the weighted sum of so many updates, summed up in any order, and of adding it to the model."""
-        return float(gamma(2 * clients + 8, self.arithmetic.unit)) + self.arithmetic.operations(6)
+        return gamma(2 * np.asarray(clients) + 8, self.arithmetic.unit) + self.arithmetic.operations(6)
+
+    @cached_property
+    def addition(self) -> float:
+        """Relative error of one sum or product."""
+        return self.arithmetic.operations(1)
 
     @cached_property
     def evaluation(self) -> float:
@@ -94,17 +100,10 @@ class Rounding:
             length * ((1 + summed) * constant + summed * math.sqrt(2)),
         )
 
-    def clean_training(self, round_: RoundRecord) -> tuple[Affine, Affine]:
-        """Error of each client's update on clean data, and its length, by ||z||: (N,) each."""
-        cap = round_.learning_rate_cap
-        if cap not in self._latest:  # rounds are looked at one after the other
-            self._latest.clear()
-            self._latest[cap] = self._clean_training(self.local.rates(round_))
-        return self._latest[cap]
-
-    def _clean_training(self, rates: FloatArray) -> tuple[Affine, Affine]:
-        clean, tau, decay = np.full(len(rates), self.local.clean), self.local.steps, self.local.record.weight_decay
-        sizes, single = self.local.batch_sizes, tau == 1
+    def clean_training(self, rates: FloatArray) -> tuple[Affine, Affine]:
+        """Error of each client's update on clean data, and its length, by ||z||: (..., N) each, as the rates are."""
+        tau, decay, sizes = self.local.steps, self.local.record.weight_decay, self.local.batch_sizes
+        clean, single = np.full(len(tau), self.local.clean), tau == 1
         together = sizes[single].sum() + len(sizes)  # clients of one step may take it as one
         batch = np.where(single, sizes[single].max(initial=0.0), sizes)
         step = self.step(clean, rates, batch, np.where(single, together, sizes))
@@ -114,35 +113,6 @@ class Rounding:
             reach * decay * largest.slope + error.slope,
             reach * (math.sqrt(2) * clean + decay * largest.constant) + error.constant,
         )
-
-    def round_share(
-        self, round_: RoundRecord, attackers: Attackers, num_attackers: int | None = None
-    ) -> tuple[float, float]:
-        """Rounding of one run until the models are clipped, A ||z_t|| + C: the numbers A and C (Lemma 24).
-
-        `attackers`: who scales in the round; `num_attackers`: this many instead, each like one of them.
-        """
-        if num_attackers is not None and attackers:
-            shares = [self._round_share(round_, ((a, num_attackers),)) for a in attackers]
-            return max(slope for slope, _ in shares), max(constant for _, constant in shares)
-        return self._round_share(round_, tuple((a, 1) for a in attackers))
-
-    def _round_share(
-        self, round_: RoundRecord, attackers: tuple[tuple[AttackerRecord, int], ...]
-    ) -> tuple[float, float]:
-        weights = np.array(round_.weights, dtype=np.float64)
-        scales, operations = np.ones(len(weights)), self.arithmetic.operations
-        for a, count in attackers:
-            weights[a.client] = max(weights[a.client], count * a.weight)
-            scales[a.client] = max(abs(a.scale), 1.0)
-        error, length = self.clean_training(round_)
-        sums = self.aggregation(int(np.count_nonzero(weights)))
-        slope = (weights * scales) @ (error.slope + sums * length.slope) + operations(6)
-        constant, reach = scales * error.constant, scales * length.constant
-        if round_.update_clip is not None:
-            constant, reach = np.minimum(constant, 2 * round_.update_clip), np.minimum(reach, 2 * round_.update_clip)
-            constant = constant + self.projection * round_.update_clip
-        return float(slope), float(weights @ constant + sums * (weights @ reach)) + self.arithmetic.underflow
 
     def clip(self, distance: FloatArray, norm: float, clip_norm: float) -> FloatArray:
         """Rounding of the projections of both runs; 0 where neither model can have been clipped."""
@@ -159,7 +129,7 @@ class Rounding:
         if round_.noise_std == 0:
             return np.zeros_like(distance)
         before, after = min(round_.pre_clip_norm, round_.clip_norm), following.start_norm
-        return self.arithmetic.operations(1) * (1 + self.norm_error) * (4 * after + 2 * before + 2 * distance)
+        return self.addition * (1 + self.norm_error) * (4 * after + 2 * before + 2 * distance)
 
 
 def update_error(
@@ -186,6 +156,6 @@ def update_error(
         )
 
 
-def computed_norm(norm: float, error: float) -> float:
-    """Upper bound on a norm of which a computed value is on record."""
+def computed_norm(norm: Number, error: float) -> Number:
+    """Upper bound on a norm of which a computed value is on record; on each of an array of norms."""
     return norm * (1 + error) * (1 + 2 * FLOAT64_UNIT)
