@@ -19,7 +19,7 @@ from crfl.certification.coupling.attackers import can_harm, in_rounds
 from crfl.certification.coupling.clients import MAX_CLIENT_ROUNDS, most_client_rounds
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.poison import poison
-from crfl.certification.coupling.recursion import Recursion, make_stages, next_start, rounded
+from crfl.certification.coupling.recursion import Stages, known_rounds, make_stages, next_start, rounded, unknown_round
 from crfl.certification.coupling.rounding import Rounding
 from crfl.certification.scenario import NO_ATTACKER, attackers_like
 from crfl.errors import CertificateError
@@ -48,10 +48,10 @@ class CoupledScenario:
 
     def radius(self, budget: FloatArray) -> FloatArray:
         """Largest magnitude with Delta below each budget (m,), rounded down; inf if no magnitude reaches it."""
-        recursion = self._recursion(None, None)
+        stages = self._stages(None, None)
 
         def last(magnitudes: FloatArray) -> FloatArray:
-            return self._final(recursion, magnitudes)
+            return self._final(stages, magnitudes)
 
         return largest_below(last, budget, self._rounding.local.diameter)
 
@@ -63,12 +63,12 @@ class CoupledScenario:
         """Delta for this magnitude, with another q_B or another number of attackers."""
         if attackers is not None and not self.record.attack_rounds:
             raise CertificateError(NO_ATTACKER)
-        return float(self._final(self._recursion(poisoned, attackers), np.array([magnitude]))[0])
+        return float(self._final(self._stages(poisoned, attackers), np.array([magnitude]))[0])
 
     def distances(self, magnitude: float) -> FloatArray:
         """Delta_t before and after the clipping of every round, (T, 2)."""
         size = nonnegative("magnitude", [magnitude])
-        pairs = self._distances(self._recursion(None, None), size)
+        pairs = self._distances(self._stages(None, None), size)
         return np.array([[before[0], after[0]] for before, after in pairs]).reshape(-1, 2)
 
     def max_malicious(self, budget: FloatArray, silent: bool = False, limit: int = MAX_CLIENT_ROUNDS) -> IntArray:
@@ -84,7 +84,7 @@ class CoupledScenario:
     def total_rounding(self) -> float:
         """What rounding adds to Delta in all rounds together, as if no clipping shrank it."""
         rounding, nothing, total = self._rounding, np.zeros(1), 0.0
-        for stage in self._recorded.stages:
+        for stage in self._recorded_stages.each:
             before = rounded(rounding, stage, nothing)
             clipped = rounding.clip(before, stage.round.pre_clip_norm, stage.round.clip_norm)
             total += float((before + next_start(rounding, stage, clipped))[0])
@@ -95,33 +95,34 @@ class CoupledScenario:
         return Rounding(LocalTraining(self.record))
 
     @cached_property
-    def _recorded(self) -> Recursion:
-        return self._make_recursion(None, None)
+    def _recorded_stages(self) -> Stages:
+        return self._make_stages(None, None)
 
-    def _final(self, recursion: Recursion, magnitudes: FloatArray) -> FloatArray:
+    def _final(self, stages: Stages, magnitudes: FloatArray) -> FloatArray:
         before = after = np.zeros(len(magnitudes))
-        for before, after in self._distances(recursion, magnitudes):  # noqa: B007 the last ones are wanted
+        for before, after in self._distances(stages, magnitudes):  # noqa: B007 the last ones are wanted
             pass
         return before if self.before_clip else after
 
-    def _distances(self, recursion: Recursion, magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+    def _distances(self, stages: Stages, magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Delta_t of each magnitude (k,) before and after the clipping of every round."""
-        if not recursion.harmful:
+        if not stages.harmful:
             nothing = np.zeros(len(magnitudes))  # the two runs are one and the same
-            return ((nothing, nothing) for _ in recursion.stages)
-        return recursion.unknown_round(magnitudes) if self.any_round else recursion.known_rounds(magnitudes)
+            return ((nothing, nothing) for _ in stages.each)
+        recursion = unknown_round if self.any_round else known_rounds
+        return recursion(stages, magnitudes)
 
-    def _recursion(self, poisoned: int | None, num_attackers: int | None) -> Recursion:
+    def _stages(self, poisoned: int | None, num_attackers: int | None) -> Stages:
         """With another q_B or another number of attackers."""
         plain = poisoned is None and num_attackers is None
-        return self._recorded if plain else self._make_recursion(poisoned, num_attackers)
+        return self._recorded_stages if plain else self._make_stages(poisoned, num_attackers)
 
-    def _make_recursion(self, poisoned: int | None, num_attackers: int | None) -> Recursion:
+    def _make_stages(self, poisoned: int | None, num_attackers: int | None) -> Stages:
         record, rounds = self.record, self.record.rounds
         known = {r.round: attackers_like(record, r, poisoned, num_attackers) for r in record.attack_rounds}
         scaling = [known.get(r.round, ()) for r in rounds]
         attackers = in_rounds(record, next(iter(known.values()), ()), rounds) if self.any_round else scaling
-        return Recursion(
+        return Stages(
             self._rounding,
             make_stages(self._rounding, rounds, scaling, attackers, num_attackers),
             poison(self._rounding, rounds, attackers, num_attackers),

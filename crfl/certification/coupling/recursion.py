@@ -93,54 +93,55 @@ def make_stages(
 
 
 @dataclass(frozen=True)
-class Recursion:
-    """Delta_t of all rounds, by the triggers' magnitude."""
+class Stages:
+    """All rounds of a run, and their poison."""
 
     rounding: Rounding
-    stages: Sequence[Stage]
+    each: Sequence[Stage]
     poison: Poison | WorstPoison
-    """That of the same rounds."""
     harmful: bool
     """Whether any attacker can drive the two runs apart."""
 
-    def known_rounds(self, magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Delta_t before and after the clipping of every round, (k,) each, if all rounds are attacked (Theorem 8)."""
-        rounding, start = self.rounding, np.zeros(len(magnitudes))
-        for number, stage in enumerate(self.stages):
-            added = self.poison(slice(number, number + 1), magnitudes, start[None])[0]
-            before = (stage.expansion(start) + added + rounded(rounding, stage, start)) * rounding.evaluation
-            after = after_clip(rounding, stage, before)
-            yield before, after
-            start = next_start(rounding, stage, after)
-
-    def unknown_round(self, magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """The same for an attack in whichever one round is worst (section 5, unknown attack round).
-
-        Every map of rounds rises with the distance, so the worst attack so far stays the worst.
-        """
-        rounding, start = self.rounding, np.zeros(len(magnitudes))
-        for stage, now in zip(self.stages, self._attacked_now(magnitudes), strict=True):
-            earlier = stage.expansion(start) + rounded(rounding, stage, start)
-            before = np.maximum(now, earlier) * rounding.evaluation
-            after = after_clip(rounding, stage, before)
-            yield before, after
-            start = next_start(rounding, stage, after)
-
-    def _attacked_now(self, magnitudes: FloatArray) -> Iterator[FloatArray]:
-        """The distance after each round before it is clipped, (k,), if that round is the attacked one."""
-        drift, multiplied, off = self._drift
-        for rows in blocks(len(self.stages), len(magnitudes) * self.poison.nodes):
-            yield from multiplied[rows] + self.poison(rows, magnitudes, drift[rows]) + off[rows]
-
     @cached_property
-    def _drift(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The distance at the start of every round by rounding alone, if nobody has attacked yet; what an attacked round
-        multiplies it to, and what rounding adds in it. (T, 1) each."""
+    def drift(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The distance at the start of every round by rounding alone, if nobody has attacked yet; what the round makes
+        of it if it is attacked; and what rounding adds in it. (T, 1) each."""
         rounding, start, found = self.rounding, np.zeros(1), []
-        for stage in self.stages:
+        for stage in self.each:
             off = rounded(rounding, stage, start)
             found.append((start, stage.attacked(start), off))
             quiet = (stage.expansion(start) + off) * rounding.evaluation
             start = next_start(rounding, stage, after_clip(rounding, stage, quiet))
         drift, multiplied, off = np.array(found).reshape(-1, 3, 1).transpose(1, 0, 2)
         return drift, multiplied, off
+
+    def attacked_now(self, magnitudes: FloatArray) -> Iterator[FloatArray]:
+        """The distance after each round before clipping and evaluation, (k,), if that round is the attacked one."""
+        drift, multiplied, off = self.drift
+        for rows in blocks(len(self.each), len(magnitudes) * self.poison.nodes):
+            yield from multiplied[rows] + self.poison(rows, magnitudes, drift[rows]) + off[rows]
+
+
+def known_rounds(stages: Stages, magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Delta_t before and after the clipping of every round, (k,) each, if the attackers of every stage attack (Theorem 8)."""
+    rounding, start = stages.rounding, np.zeros(len(magnitudes))
+    for number, stage in enumerate(stages.each):
+        added = stages.poison(slice(number, number + 1), magnitudes, start[None])[0]
+        before = (stage.expansion(start) + added + rounded(rounding, stage, start)) * rounding.evaluation
+        after = after_clip(rounding, stage, before)
+        yield before, after
+        start = next_start(rounding, stage, after)
+
+
+def unknown_round(stages: Stages, magnitudes: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """The same for an attack in whichever one round is worst (section 5, unknown attack round).
+
+    Every map of rounds rises with the distance, so the worst attack so far stays the worst.
+    """
+    rounding, start = stages.rounding, np.zeros(len(magnitudes))
+    for stage, now in zip(stages.each, stages.attacked_now(magnitudes), strict=True):
+        earlier = stage.expansion(start) + rounded(rounding, stage, start)
+        before = np.maximum(now, earlier) * rounding.evaluation
+        after = after_clip(rounding, stage, before)
+        yield before, after
+        start = next_start(rounding, stage, after)
