@@ -16,8 +16,8 @@ from crfl.certification._checks import BoolArray, FloatArray, IntArray, positive
 from crfl.certification.ensembles.plurality import checked_votes, count_votes, needed_gains
 from crfl.errors import CertificateError
 
-BLOCK = 512
-"""Samples at a time; the work on them stays in the cache."""
+BLOCK = 2**15
+"""Votes at a time; the work on them stays in the cache."""
 EXACT = 2.0**53
 """Whole numbers up to here add up without rounding in float64."""
 
@@ -61,9 +61,9 @@ def overturning_price(votes: npt.ArrayLike, prices: npt.ArrayLike, num_classes: 
             f"prices: got shape {np.shape(prices)}, expected {found.shape[1:]}, {found.shape} or "
             f"{(*found.shape, classes)}"
         )
-    result = np.empty(len(found))
-    for start in range(0, len(found), BLOCK):
-        rows = slice(start, start + BLOCK)
+    result, size = np.empty(len(found)), max(1, BLOCK // found.shape[1])
+    for start in range(0, len(found), size):
+        rows = slice(start, start + size)
         result[rows] = _overturning_price(found[rows], _checked_prices(cost[rows]), classes)
     return result
 
@@ -72,17 +72,21 @@ def _overturning_price(votes: npt.NDArray[np.integer], prices: FloatArray, class
     """K of some samples."""
     counts = count_votes(votes, classes)
     needed, predicted = needed_gains(counts), counts.argmax(axis=1)
-    for_a = votes == predicted[:, None]
-    leave = None  # the cheapest price of each vote for another class than A
+    for_a, leave, best = votes == predicted[:, None], None, np.full(len(votes), np.inf)
+    into = np.moveaxis(prices, 2, 0).copy() if prices.ndim == 3 else np.broadcast_to(prices, (classes, *votes.shape))
     if prices.ndim == 3:
-        leave = np.where(np.arange(classes) == predicted[:, None, None], np.inf, prices).min(axis=2)
-    best = np.full(len(votes), np.inf)
+        np.put_along_axis(into, votes[None].astype(np.int64), np.inf, axis=0)
+        leave = into.min(axis=0)  # the cheapest price of each vote for another class
+        away = np.where(for_a & np.isfinite(leave), np.inf, 0.0)
     for b in range(classes):
-        rows = np.flatnonzero(predicted != b)
-        into = prices[rows, :, b] if prices.ndim == 3 else prices[rows]
-        left = None if leave is None else leave[rows]
-        offers = _offers(for_a[rows], votes[rows] == b, into, left)
-        best[rows] = np.minimum(best[rows], _cheapest(needed[rows, b], offers))
+        other = predicted != b
+        need = np.where(other, needed[:, b], 0)
+        most = int(need.max(initial=0))
+        if leave is None:
+            offers = _offers(for_a, votes == b, into[b], most)
+        else:
+            offers = _offers_by_class(away, into[b], leave, most)
+        best = np.where(other, np.minimum(best, _cheapest(need, offers, best)), best)
     return _rounded_down(best, prices)
 
 
@@ -91,62 +95,75 @@ class _Offers:
     """What can be bought for one class b: arrays (n, ...), inf where there is nothing."""
 
     doubles: FloatArray
-    """Prices of a gain of 2, rising."""
+    """(n, G): price of a gain of 2 from each group."""
     halves: FloatArray | None
-    """Price of a gain of only 1 from the same group instead, more than half; None: the same price."""
+    """(n, G): price of a gain of only 1 from it instead, more than half; None: the same price."""
     singles: FloatArray
-    """Prices of a gain of 1, rising."""
+    """Prices of a gain of 1, rising, as many as can be needed."""
 
 
-def _offers(for_a: BoolArray, for_b: BoolArray, into: FloatArray, leave: FloatArray | None) -> _Offers:
-    """`into` (n, G): price of turning a vote to b; `leave` (n, G): of turning it from A to anything, at most `into`.
+def _offers(for_a: BoolArray, for_b: BoolArray, price: FloatArray, most: int) -> _Offers:
+    """Prices (n, G) that are the same for all classes; `most`: gains that are needed at most."""
+    singles = np.sort(np.where(for_a | for_b, np.inf, price), axis=1)
+    return _Offers(np.where(for_a, price, np.inf), None, singles[:, :most])
+
+
+def _offers_by_class(away: FloatArray, into: FloatArray, leave: FloatArray, most: int) -> _Offers:
+    """Prices by class (n, G): `into` of turning a vote to b, inf if it is for b, and `leave` of turning it to anything;
+    `away`: inf for the votes for A that have any price, 0 for others; `most`: gains that are needed at most.
 
     A voter of A with into >= 2 leave is two gains of 1, for `leave` and then for `into - leave`: the order of rising
     prices buys them in this order.
     """
-    singles = np.where(for_a | for_b, np.inf, into)
-    if leave is None:
-        return _Offers(np.sort(np.where(for_a, into, np.inf), axis=1), None, np.sort(singles, axis=1))
+    for_a = away > 0
     split = for_a & (into >= 2 * leave)
-    rest = np.full_like(into, np.inf)
-    np.subtract(into, leave, out=rest, where=split & np.isfinite(into))
-    singles = np.concatenate([np.where(split, leave, singles), rest], axis=1)
-    doubles = np.where(for_a & ~split, into, np.inf)
-    order = np.argsort(doubles, axis=1)
-    halves = np.where(np.isfinite(doubles), leave, np.inf)
-    doubles, halves = (np.take_along_axis(values, order, axis=1) for values in (doubles, halves))
-    return _Offers(doubles, halves, np.sort(singles, axis=1))
+    with np.errstate(invalid="ignore"):  # inf - inf where nothing is split
+        rest = np.where(split, into - leave, np.inf)
+    singles = np.concatenate([np.where(split, leave, into + away), rest], axis=1)
+    singles.sort(axis=1)
+    return _Offers(np.where(for_a & ~split, into, np.inf), leave, singles[:, :most])
 
 
-def _cheapest(need: IntArray, offers: _Offers) -> FloatArray:
-    """Least price of gains that sum to `need` (n,) or more; inf if there are none.
+def _cheapest(need: IntArray, offers: _Offers, known: FloatArray) -> FloatArray:
+    """Least price of gains that sum to `need` (n,) or more, if it is below `known` (n,); inf if there are none.
 
     Of j doubles the cheapest are best, and of the singles beside them the cheapest need - 2 j. At most one double is
-    worth taking as a half: of two, one could be taken whole for less.
+    worth taking as a half: of two, one could be taken whole for less. A half beside j doubles costs at least half of the
+    next double, which says where halves are worth a look.
     """
-    twos, ones = _sums(offers.doubles), _sums(offers.singles)
-    count = min(offers.doubles.shape[1], int(-(-need.max(initial=0) // 2)))
-    left = need[:, None] - 2 * np.arange(count + 1)
-    best: FloatArray = (twos[:, : count + 1] + _of(ones, left)).min(axis=1)
-    if offers.halves is not None and count:
-        beside = _of(ones, left[:, :-1] - 1)
-        for with_half in _with_half(twos, offers.doubles, offers.halves):
-            best = np.minimum(best, (with_half[:, :count] + beside).min(axis=1))
+    pairs = min(offers.doubles.shape[1], (int(need.max(initial=0)) + 1) // 2)
+    doubles, ones = np.sort(offers.doubles, axis=1)[:, :pairs], _sums(offers.singles)
+    twos, left = _sums(doubles), need[:, None] - 2 * np.arange(pairs + 1)
+    best: FloatArray = (twos + _of(ones, left)).min(axis=1)
+    if offers.halves is None or not pairs:
+        return best
+    beside = _of(ones, left[:, :-1] - 1)
+    at_least = (twos[:, :-1] + doubles / 2 + beside).min(axis=1)
+    rows = np.flatnonzero(at_least < np.minimum(best, known))
+    with_half = _with_half(offers.doubles[rows], offers.halves[rows], twos[rows])
+    best[rows] = np.minimum(best[rows], (with_half + beside[rows]).min(axis=1, initial=np.inf))
     return best
+
+
+def _with_half(doubles: FloatArray, halves: FloatArray, twos: FloatArray) -> FloatArray:
+    """Least price of j = 0, 1, .. doubles and one half, given the sums of the cheapest j (n, pairs + 1): (n, pairs).
+
+    The half is that of a later double, or of one before, in the order of rising prices.
+    """
+    order, pairs = np.argsort(doubles, axis=1), twos.shape[1] - 1
+    doubles, halves = (np.take_along_axis(values, order, axis=1) for values in (doubles, halves))
+    halves = np.where(np.isfinite(doubles), halves, np.inf)
+    later = np.minimum.accumulate(halves[:, ::-1], axis=1)[:, ::-1]
+    saved = np.subtract(halves, doubles, out=np.zeros_like(halves), where=np.isfinite(doubles))
+    before = np.minimum.accumulate(saved, axis=1)
+    return np.minimum(twos[:, :-1] + later[:, :pairs], twos[:, 1:] + before[:, :pairs])
 
 
 def _of(sums: FloatArray, wanted: IntArray) -> FloatArray:
     """The sums (n, k + 1) of so many values (n, j); 0 of less than none, inf of more than there are."""
     most = sums.shape[1] - 1
-    found = np.take_along_axis(sums, np.clip(wanted, 0, most), axis=1)
+    found: FloatArray = sums.ravel().take(np.clip(wanted, 0, most) + np.arange(len(sums))[:, None] * (most + 1))
     return np.where(wanted > most, np.inf, found)
-
-
-def _with_half(twos: FloatArray, doubles: FloatArray, halves: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least price of j = 0 .. G - 1 doubles and one half, (n, G): the half of a later double, or of one before."""
-    later = np.minimum.accumulate(halves[:, ::-1], axis=1)[:, ::-1]
-    saved = np.subtract(halves, doubles, out=np.zeros_like(halves), where=np.isfinite(doubles))
-    return twos[:, :-1] + later, twos[:, 1:] + np.minimum.accumulate(saved, axis=1)
 
 
 def _sums(values: FloatArray) -> FloatArray:
