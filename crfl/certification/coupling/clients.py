@@ -21,6 +21,8 @@ from crfl.record import RoundRecord, TrainingRecord
 
 BLOCK = 64
 """Counts whose cost is computed at a time."""
+PARTS = 8
+"""Into which the range of a count is cut: a few more counts at a time cost less than another pass over all rounds."""
 MAX_CLIENT_ROUNDS = 4096
 """Client-rounds are counted up to this number: beyond it the count is a lower bound."""
 
@@ -125,7 +127,8 @@ def _client_rounds_distance(
     """Delta_T for so many client-rounds (K,), wherever they are."""
     width = int(counts.max(initial=0))
     mask = np.arange(width) < counts[:, None]
-    losses = np.zeros((len(counts), width))  # the largest effects so far, negated: falling
+    losses = np.zeros((len(counts), width))  # the largest effects so far, negated: the worst come first
+    evaluation = rounding.evaluation * (1 + gamma(2 * width + 8))
     drift = distance = before = np.zeros(len(counts))
     for now in rounds:
         factor, constant = now.stage.expansion.split(distance)
@@ -134,7 +137,7 @@ def _client_rounds_distance(
         losses.sort(axis=1, kind="stable")  # two sorted runs are merged
         losses = losses[:, :width] * mask
         drift = factor * drift + constant + rounded(rounding, now.stage, distance)
-        before = (drift - losses.sum(axis=1)) * rounding.evaluation * (1 + gamma(2 * width + 8))
+        before = (drift - losses.sum(axis=1)) * evaluation
         factor, distance, added = _clip(rounding, now.stage, before)
         losses, drift = losses * factor[:, None], drift * factor + added
     return before if before_clip else distance
@@ -191,7 +194,7 @@ def _largest_sum(effects: FloatArray, multiplicity: IntArray, counts: IntArray) 
 def _largest(costs: Callable[[IntArray], FloatArray], budget: FloatArray, limit: int) -> IntArray:
     """The largest count from 0 to `limit` whose rising cost lies below each budget (m,), strictly; 0 if none does.
 
-    By bisection, for all budgets at once.
+    For all budgets at once: the range in which each count lies is cut into PARTS, again and again.
     """
     low, high = np.zeros(len(budget), dtype=np.int64), np.full(len(budget), limit + 1)
     counts = np.arange(1, min(BLOCK, limit) + 1)
@@ -200,6 +203,8 @@ def _largest(costs: Callable[[IntArray], FloatArray], budget: FloatArray, limit:
         below = np.searchsorted(np.maximum.accumulate(np.concatenate(found)), budget, side="left")
         low = np.maximum(low, np.append(0, counts)[below])
         high = np.minimum(high, np.append(counts, limit + 1)[below])
-        between = np.minimum((low + high) // 2, np.where(high > limit, 2 * low, limit))  # until found, it doubles
-        counts = np.unique(between[high - low > 1])
+        least, most, part = low[:, None], high[:, None], np.arange(1, PARTS)
+        between = least + (most - least) * part // PARTS
+        between = np.where(most > limit, np.minimum(least * 2 ** np.minimum(part, 3), limit), between)  # no range yet
+        counts = np.unique(between[(between > least) & (between < most)])
     return low
