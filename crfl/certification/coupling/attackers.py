@@ -47,7 +47,7 @@ def can_harm(attackers: Attackers) -> bool:
 
 def dropped(round_: RoundRecord, attacker: AttackerRecord) -> bool:
     """Whether the server dropped the attacker's update in the round."""
-    return any(d.client == attacker.client for d in round_.dropped)
+    return bool(round_.dropped) and any(d.client == attacker.client for d in round_.dropped)
 
 
 @dataclass(frozen=True)

@@ -29,39 +29,33 @@ class Expansion:
     factors: FloatArray
     """(n + 1,): Lambda of all others, if the first j clients may be clipped."""
     apart: FloatArray
-    """(n + 1,): sum of 2 p alpha over those j."""
+    """(n + 1,): sum of 2 p alpha over those j, above 0."""
     apart_cap: FloatArray
     """(n + 1,): sum of 2 p S over those j."""
     scaled: float
-    """Sum of 2 p gamma alpha over the attackers whose scaled clean update may be clipped."""
+    """Sum of 2 p gamma alpha over the attackers whose scaled clean update may be clipped, above 0."""
     scaled_cap: float
     """Sum of 2 p S over them."""
 
     def split(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
         """A factor and a constant (k,): no distance up to D (k,) becomes more than factor times it plus constant."""
-        if self._linear:
-            return np.full(distance.shape, self.factors[0]), np.zeros(distance.shape)
         j = self.thresholds.searchsorted(distance)
-        with np.errstate(invalid="ignore"):
-            apart, scaled = self.apart[j] * distance, self.scaled * distance
-        free, scaled_free = apart <= self.apart_cap[j], scaled <= self.scaled_cap
-        factor = self.factors[j] + np.where(free, self.apart[j], 0.0) + np.where(scaled_free, self.scaled, 0.0)
-        return factor, np.where(free, 0.0, self.apart_cap[j]) + np.where(scaled_free, 0.0, self.scaled_cap)
+        near, scaled = self.apart[j] * distance <= self.apart_cap[j], self.scaled * distance <= self.scaled_cap
+        factor = self.factors[j] + np.where(near, self.apart[j], 0.0) + np.where(scaled, self.scaled, 0.0)
+        return factor, np.where(near, 0.0, self.apart_cap[j]) + np.where(scaled, 0.0, self.scaled_cap)
 
     def __call__(self, distance: FloatArray) -> FloatArray:
         """The bound for distances D (k,)."""
-        if self._linear:
-            return self.factors[0] * distance
-        j = self.thresholds.searchsorted(distance)
-        with np.errstate(invalid="ignore"):  # where 0 is multiplied by infinity, the cap is 0
-            apart, scaled = self.apart[j] * distance, self.scaled * distance
-        total: FloatArray = self.factors[j] * distance
-        return total + np.fmin(apart, self.apart_cap[j]) + np.fmin(scaled, self.scaled_cap)
+        if len(self.thresholds):
+            j = self.thresholds.searchsorted(distance)
+            total = self.factors[j] * distance + np.minimum(self.apart[j] * distance, self.apart_cap[j])
+        else:
+            total = self.factors[0] * distance
+        return total + np.minimum(self.scaled * distance, self.scaled_cap) if self.scaled_cap else total
 
-    @property
-    def _linear(self) -> bool:
-        """Whether the server cannot clip any update, at whatever distance."""
-        return not len(self.thresholds) and self.scaled == self.scaled_cap == 0
+
+TINY = 2.0**-1000
+"""In place of 0 where what is multiplied may be infinite: the product then has the cap 0."""
 
 
 def expansion(
@@ -101,10 +95,11 @@ def expansions(rounds: Rounds, attackers: Sequence[Attackers], num_attackers: in
     largest = 2 + weights.sum(axis=1) + count * largest
     own_rounding = float(gamma(2 * weights.shape[1] + 16))
     factors = np.minimum(first, second) + own_rounding * largest[:, None]
-    apart, cumulated = _cumulated(2 * (weights * rounds.averaging), order), _cumulated(weights, order)
+    apart = np.maximum(_cumulated(2 * (weights * rounds.averaging), order), TINY)
+    cumulated = _cumulated(weights, order)
     with np.errstate(invalid="ignore"):
         caps = np.where(cumulated > 0, 2 * rounds.update_clips * cumulated, 0.0)
-    rows = zip(thresholds, factors, apart, caps, scaled.tolist(), cap.tolist(), strict=True)
+    rows = zip(thresholds, factors, apart, caps, np.maximum(scaled, TINY).tolist(), cap.tolist(), strict=True)
     return [Expansion(*row) for row in rows]
 
 

@@ -262,8 +262,8 @@ def _alike(local: LocalTraining, rounds: Sequence[RoundRecord], clients: list[in
     caps = np.array([r.learning_rate_cap for r in rounds])[:, None]
     rates = np.minimum(np.array(local.record.learning_rates)[clients], caps)
     columns = np.concatenate([local.batch_sizes[None, clients], rates, local.step_lipschitz(rates, clients)])
-    _, numbers = np.unique(columns, axis=1, return_inverse=True)
-    return dict(zip(clients, numbers.ravel().tolist(), strict=True))
+    numbers: dict[bytes, int] = {}
+    return {i: numbers.setdefault(column.tobytes(), len(numbers)) for i, column in zip(clients, columns.T, strict=True)}
 
 
 def _nan_to_inf(values: FloatArray) -> FloatArray:
