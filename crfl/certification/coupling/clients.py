@@ -161,12 +161,13 @@ def _rounds(rounding: Rounding, record: TrainingRecord, silent: bool) -> list[_R
             "max_malicious: the server did not clip updates, so one of them can do anything; set server.update_clip"
         )
     stages = make_stages(rounding, rounds, attackers, attackers)
-    more = (1 + rounding.projection) * (1 + rounding.aggregation(len(record.client_sizes)))
+    summed = 1 + rounding.aggregation(len(record.client_sizes))
     found = []
     for rows in blocks(len(rounds), len(record.client_sizes)):
-        lost = np.maximum(1 - Rounds(rounding, rounds[rows]).contraction, 0.0).max(axis=1, initial=0.0).tolist()
-        for stage, share in zip(stages[rows], lost, strict=True):
-            clip = stage.round.update_clip * more
+        some = Rounds(rounding, rounds[rows])
+        clips = (some.update_clips[:, 0] * (1 + rounding.projection) * summed).tolist()
+        lost = np.maximum(1 - some.contraction, 0.0).max(axis=1, initial=0.0).tolist()
+        for stage, clip, share in zip(stages[rows], clips, lost, strict=True):
             found.append(_Round(stage, _weights(stage.round), clip if silent else 2 * clip, share))
     return found
 
