@@ -1,7 +1,7 @@
 """A standing adversary: a search for certificates that another run contradicts, family by family, and how tight they are.
 
 Run: python benchmarks/falsify.py [--seconds 60] [--seed 0] [--out FILE.csv] [--only NAME ...]. Families take turns; each
-attempt draws data and settings at random. Runs are computed by either engine, with other chunks, groups of clients,
+attempt draws data and settings at random. Runs are computed by either engine, with other chunks and
 threads, and other runs in the same batch. A violation is a distance above Delta, a certified prediction that differs, a
 false statement that is believed; it is printed when it is found, and the search ends with an error. The table is
 printed every minute, and when the search is interrupted. FILE gets a row an attempt.
