@@ -32,13 +32,25 @@ _ADVICE = (
 
 
 def load_cifar10(root: Path, download: bool = True) -> tuple[Tensor, Tensor, Split]:
-    """Training pixels (50000, 3072) uint8 and labels (50000,), and the test split of 10,000, in [0, 1].
+    """CIFAR-10 as pixels. Reads `root`/cifar-10-batches-bin.
 
-    A row is an image (32, 32, 3): pixel after pixel, row by row, red, green and blue of each. Reads
-    `root`/cifar-10-batches-bin; whichever of the five training files are there are the training samples.
+    A row is an image (32, 32, 3): pixel after pixel, row by row, red, green and blue of each. Whichever of the five
+    training files are there are the training samples.
+
+    Args:
+        root: Folder of the data.
+        download: Whether to download what is missing.
+
+    Returns:
+        Training pixels (50000, 3072) uint8, labels (50000,) int64, and the test split of 10,000 in [0, 1].
 
     Raises:
         DataError: If files are missing and cannot be downloaded, or are not what they should be; says what to do.
+
+    Example:
+        >>> load_cifar10(Path("nowhere"), download=False)
+        Traceback (most recent call last):
+        crfl.errors.DataError: cifar10: nowhere/cifar-10-batches-bin lacks data_batch_1.bin or test_batch.bin. ...
     """
     folder = root / FOLDER
     if not (any((folder / name).is_file() for name in TRAINING) and (folder / TEST).is_file()):

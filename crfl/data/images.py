@@ -32,18 +32,46 @@ _FILES = {
 
 
 def load_mnist(root: Path, download: bool = True) -> tuple[Tensor, Tensor, Split]:
-    """Training pixels (60000, 784) uint8 and labels (60000,), and the test split of 10,000, in [0, 1].
+    """MNIST as pixels. Reads `root`/MNIST/raw.
 
-    Reads `root`/MNIST/raw; downloads what is missing if allowed. DataError says what to do if neither works.
+    Args:
+        root: Folder of the data.
+        download: Whether to download what is missing.
+
+    Returns:
+        Training pixels (60000, 784) uint8, labels (60000,) int64, and the test split of 10,000 in [0, 1].
+
+    Raises:
+        DataError: If files are missing and cannot be downloaded, or are not what they should be; says what to do.
+
+    Example:
+        >>> load_mnist(Path("nowhere"), download=False)
+        Traceback (most recent call last):
+        crfl.errors.DataError: mnist: nowhere/MNIST/raw/train-images-idx3-ubyte is missing. ...
     """
     return _load("mnist", root, download, classes=10)
 
 
 def load_emnist(root: Path, download: bool = True) -> tuple[Tensor, Tensor, Split]:
-    """EMNIST ByMerge: training pixels (697932, 784) uint8 and labels, and the test split of 116,323, in [0, 1].
+    """EMNIST ByMerge as pixels. Reads `root`/EMNIST/raw.
 
     The official files hold every image transposed; here rows and columns are exchanged back, so that the images are
-    upright. Reads `root`/EMNIST/raw; downloads what is missing if allowed. DataError says what to do if neither works.
+    upright.
+
+    Args:
+        root: Folder of the data.
+        download: Whether to download what is missing.
+
+    Returns:
+        Training pixels (697932, 784) uint8, labels int64, and the test split of 116,323 in [0, 1].
+
+    Raises:
+        DataError: If files are missing and cannot be downloaded, or are not what they should be; says what to do.
+
+    Example:
+        >>> load_emnist(Path("nowhere"), download=False)
+        Traceback (most recent call last):
+        crfl.errors.DataError: emnist: nowhere/EMNIST/raw/emnist-bymerge-train-images-idx3-ubyte is missing. ...
     """
     return _load("emnist", root, download, classes=len(EMNIST_CLASSES))
 

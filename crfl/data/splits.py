@@ -19,7 +19,7 @@ class Split:
         >>> split = Split(torch.rand(5, 2), torch.tensor([0, 1, 1, 0, 1]))
         >>> len(split), split.majority_accuracy, [len(block) for block in split.blocks(2)]
         (5, 0.6, [2, 2, 1])
-        >>> split.take([3, 4]).y
+        >>> split.to("cpu").take([3, 4]).y
         tensor([0, 1])
     """
 
@@ -35,16 +35,37 @@ class Split:
         return float(self.y.bincount().max()) / len(self) if len(self) else math.nan
 
     def take(self, rows: Sequence[int] | Tensor) -> Split:
-        """The samples at the given rows."""
+        """Some of the samples.
+
+        Args:
+            rows: Their row numbers (k,); a row may come several times.
+
+        Returns:
+            The k samples, in the order of `rows`.
+        """
         index = torch.as_tensor(rows, dtype=torch.int64)
         return Split(self.x[index], self.y[index])
 
     def blocks(self, size: int) -> Iterator[Split]:
-        """The samples in order, `size` at a time."""
+        """The samples in order, some at a time.
+
+        Args:
+            size: Samples a block; the last one has what is left.
+
+        Returns:
+            The blocks, which share the memory of the split.
+        """
         return map(Split, self.x.split(size), self.y.split(size))
 
     def to(self, device: str | torch.device) -> Split:
-        """The same samples with their tensors on `device`."""
+        """The same samples on another device.
+
+        Args:
+            device: Such as "cuda".
+
+        Returns:
+            The samples; the split itself if it is there already.
+        """
         return self if self.y.device == torch.device(device) else Split(self.x.to(device), self.y.to(device))
 
 
@@ -86,7 +107,14 @@ class RowSplit(Split):
 
 @dataclass(frozen=True)
 class Client:
-    """One client's shard, as a copy in real units: `x` (n_i, d) float32, `y` (n_i,) int64."""
+    """One client's shard, as a copy in real units: `x` (n_i, d) float32, `y` (n_i,) int64.
+
+    Example:
+        >>> import crfl
+        >>> client = crfl.load_data(crfl.Experiment()).clients[0]
+        >>> client.name, len(client), client.x.shape
+        ('client 0', 140, torch.Size([140, 64]))
+    """
 
     name: str
     x: Tensor

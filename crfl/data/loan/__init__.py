@@ -22,7 +22,22 @@ __all__ = ["FEATURES", "FILES", "KNOWN_AFTERWARDS", "LABELS", "choose_states", "
 
 
 def load_loans(root: Path) -> LoanTable:
-    """All loans of the CSV in `root`, preprocessed once and cached beside it. DataError if it is missing or bad."""
+    """All loans of a CSV, preprocessed once and cached beside it.
+
+    Args:
+        root: The folder of the CSV, which has one of the names `FILES`.
+
+    Returns:
+        The loans as they are in the CSV, all states together.
+
+    Raises:
+        DataError: If there is no such file, or it cannot be read; says where to get it.
+
+    Example:
+        >>> load_loans(Path("nowhere"))
+        Traceback (most recent call last):
+        crfl.errors.DataError: loan: nowhere has no loan.csv or accepted_2007_to_2018Q4.csv. Download ...
+    """
     try:
         found = next((root / name for name in FILES if (root / name).is_file()), None)
     except OSError as error:  # such as a folder that may not be searched
@@ -39,8 +54,21 @@ def load_loans(root: Path) -> LoanTable:
 def choose_states(table: LoanTable, clients: int | Sequence[str]) -> list[str]:
     """The states that take part, in client order.
 
-    A number N means N states: the attackers' states CT, MO and TN first, because the first clients attack, then the
-    states with the most loans. Names mean these states in this order. DataError if the data lacks them.
+    Args:
+        table: The loans.
+        clients: A number N means N states: the attackers' states CT, MO and TN first, because the first clients attack,
+            then the states with the most loans. Names mean these states in this order.
+
+    Returns:
+        Their two letters.
+
+    Raises:
+        DataError: If the data has no such states, or not as many.
+
+    Example:
+        >>> table = LoanTable(np.zeros((4, 90), np.float32), np.zeros(4, np.uint8), np.array([0, 0, 1, 1], np.uint8), 0)
+        >>> choose_states(table, states_of(table))
+        ['AK', 'AL']
     """
     counts = np.bincount(table.state, minlength=len(STATES))
     present = states_of(table)
@@ -60,14 +88,38 @@ def choose_states(table: LoanTable, clients: int | Sequence[str]) -> list[str]:
 
 
 def states_of(table: LoanTable) -> list[str]:
-    """The states that have loans, in alphabetical order."""
+    """The states that have loans.
+
+    Args:
+        table: The loans.
+
+    Returns:
+        Their two letters, in alphabetical order.
+
+    Example:
+        >>> states_of(LoanTable(np.zeros((2, 90), np.float32), np.zeros(2, np.uint8), np.array([1, 0], np.uint8), 0))
+        ['AK', 'AL']
+    """
     return [STATES[number] for number in np.unique(table.state)]
 
 
 def split(table: LoanTable, states: Sequence[str], seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Training rows of each state, and the test rows of all of them, rising.
+    """Training and test rows: each state is shuffled by a stream of its own, whoever else takes part, and 80 % of its rows,
+    rounded down, train.
 
-    Each state is shuffled by a stream of its own, whoever else takes part; 80 % of its rows, rounded down, train.
+    Args:
+        table: The loans.
+        states: Who takes part.
+        seed: Of the shuffles.
+
+    Returns:
+        The training rows of each state, (n_i,), and the test rows of all of them, (m,), all rising.
+
+    Example:
+        >>> table = LoanTable(np.zeros((10, 90), np.float32), np.zeros(10, np.uint8), np.zeros(10, np.uint8), 0)
+        >>> (rows,), test_rows = split(table, ["AK"], seed=0)
+        >>> len(rows), len(test_rows)
+        (8, 2)
     """
     training, is_test = [], np.zeros(len(table.state), dtype=bool)
     for number in map(STATES.index, states):
