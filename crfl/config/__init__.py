@@ -11,13 +11,12 @@ from typing import Any
 
 import yaml
 
+from crfl.config.attack import Attack, AttackerChanges
 from crfl.config.conflicts import conflicts
 from crfl.config.files import merged, read_yaml
 from crfl.config.problems import Conflict, cut, shown
 from crfl.config.section import Section, section
 from crfl.config.sections import (
-    Attack,
-    AttackerChanges,
     Clip,
     Data,
     Ensemble,

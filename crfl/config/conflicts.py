@@ -8,8 +8,9 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crfl.config.attack import Attack
 from crfl.config.problems import Conflict, cut, listed, shown
-from crfl.config.sections import Attack, Ensemble, Features, Local, Server, UpdateClip
+from crfl.config.sections import Ensemble, Features, Local, Server, UpdateClip
 
 if TYPE_CHECKING:
     from crfl.config import Experiment

@@ -73,7 +73,8 @@ def settings_page() -> str:
 
 
 def _about(name: str) -> str:
-    return inspect.cleandoc(get_type_hints(Experiment)[name].__doc__ or "")
+    """What a group is about, without its example."""
+    return inspect.cleandoc(get_type_hints(Experiment)[name].__doc__ or "").split("\n\nExample:")[0]
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

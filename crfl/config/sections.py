@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from crfl.config.section import Section, section
 from crfl.config.values import (
-    Attackers,
     ClientNames,
     Count,
     DataName,
     Folder,
-    Labels,
     Many,
     Nonnegative,
     PartitionName,
@@ -24,10 +21,7 @@ from crfl.config.values import (
     PositiveOrInfinite,
     Probability,
     Rates,
-    Rounds,
-    Scale,
     Share,
-    Trigger,
     Word,
 )
 
@@ -37,7 +31,12 @@ if TYPE_CHECKING:
 
 @section
 class Data(Section):
-    """The data set, and how it is dealt out to the clients."""
+    """The data set, and how it is dealt out to the clients.
+
+    Example:
+        >>> Data(name="mnist", clients=20).num_clients
+        20
+    """
 
     name: DataName = "digits"
     """Which data set; "custom" is data of your own, which you give to `crfl.train`."""
@@ -58,7 +57,12 @@ class Data(Section):
 
 @section
 class Features(Section):
-    """The fixed map from samples to the features that the clients learn from; no client can influence it."""
+    """The fixed map from samples to the features that the clients learn from; no client can influence it.
+
+    Example:
+        >>> Features(map="scattering", public=300, whiten=40, norm=1.0).norm
+        1.0
+    """
 
     map: Word = "none"
     """"none", "scattering", or a name in crfl.features.FEATURE_MAPS."""
@@ -76,7 +80,12 @@ class Features(Section):
 
 @section
 class ModelSettings(Section):
-    """The model."""
+    """The model.
+
+    Example:
+        >>> ModelSettings(bias=False)
+        ModelSettings(bias=False)
+    """
 
     bias: bool = True
     """Whether logits are W x + b, or W x."""
@@ -84,7 +93,12 @@ class ModelSettings(Section):
 
 @section
 class Local(Section):
-    """Local training of each client: plain SGD."""
+    """Local training of each client: plain SGD.
+
+    Example:
+        >>> Local(learning_rate=0.1).learning_rates(3), Local(precision="float32").dtype
+        ((0.1, 0.1, 0.1), torch.float32)
+    """
 
     batch_size: PositiveInt = 20
     """n_B: samples a batch."""
@@ -112,14 +126,26 @@ class Local(Section):
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def learning_rates(self, clients: int) -> tuple[float, ...]:
-        """eta_i of each of N clients."""
+        """eta_i of every client, before the schedule.
+
+        Args:
+            clients: N
+
+        Returns:
+            N learning rates.
+        """
         rate = self.learning_rate
         return rate if isinstance(rate, tuple) else (rate,) * clients
 
 
 @section
 class Clip(Section):
-    """Clip norm of round t: rho_t = min(start + slope * t, cap)."""
+    """Clip norm of round t: rho_t = min(start + slope * t, cap).
+
+    Example:
+        >>> Clip(start=2.0, slope=0.5, cap=4.0).norm(3)
+        3.5
+    """
 
     start: PositiveOrInfinite = 2.0
     """Of rho_t; .inf means no clipping."""
@@ -129,7 +155,14 @@ class Clip(Section):
     """rho_t never exceeds it."""
 
     def norm(self, round_: int) -> float:
-        """rho_t for the round t = 1 .. T."""
+        """The clip norm of a round.
+
+        Args:
+            round_: t = 1 .. T
+
+        Returns:
+            rho_t, in l2 norm over all parameters; infinite where nothing is clipped.
+        """
         return min(self.start + self.slope * round_, self.cap)
 
 
@@ -140,6 +173,10 @@ class UpdateClip(Section):
     s_t = end + (start - end) / (1 + t / decay_rounds)^2.
 
     It follows the learning rates, so that it can be about as small as honest updates are.
+
+    Example:
+        >>> UpdateClip(start=4.0, end=1.0, decay_rounds=5.0).factor(5)
+        1.75
     """
 
     start: Positive
@@ -150,14 +187,26 @@ class UpdateClip(Section):
     """The round in which a quarter of the difference is left."""
 
     def factor(self, round_: int) -> float:
-        """s_t for the round t = 1 .. T."""
+        """The factor of a round on tau eta_t.
+
+        Args:
+            round_: t = 1 .. T
+
+        Returns:
+            s_t, from just below `start` in round 1 down towards `end`.
+        """
         slowed = 1 + round_ / self.decay_rounds
         return self.end + (self.start - self.end) / (slowed * slowed)  # a power would raise where this is infinite
 
 
 @section
 class Server(Section):
-    """Algorithm 1's server: choose who takes part, aggregate, clip, perturb."""
+    """Algorithm 1's server: choose who takes part, aggregate, clip, perturb.
+
+    Example:
+        >>> Server(participation=0.25).participants(30)
+        8
+    """
 
     rounds: Many = 60
     """T: rounds of training."""
@@ -180,102 +229,25 @@ class Server(Section):
     """S_t: the server clips every client's update to this norm before aggregating; null means that it does not."""
 
     def participants(self, clients: int) -> int:
-        """How many of N clients take part in a round; at least one."""
+        """How many clients take part in a round.
+
+        Args:
+            clients: N
+
+        Returns:
+            participation times N, rounded; at least one.
+        """
         return max(1, round(self.participation * clients))
 
 
 @section
-class AttackerChanges(Section):
-    """Settings of one attacker that differ from those of `attack`; null means: as in `attack`."""
-
-    scale: Scale | None = None
-    """gamma of this attacker."""
-    poisoned_per_batch: Count | None = None
-    """q_B of this attacker."""
-    magnitude: Nonnegative | None = None
-    """||delta|| of this attacker's trigger."""
-    target: Count | None = None
-    """y_target of this attacker."""
-    labels: Labels | None = None
-    """"target" or "keep", as in attack.labels."""
-    trigger: Trigger | None = None
-    """This attacker's trigger."""
-    update: Word | None = None
-    """What this attacker sends in place of its trained update, by name."""
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The settings that are not null."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-
-
-@section
-class Attack(Section):
-    """The backdoor: who attacks, when, how strongly."""
-
-    round: Many | Rounds | None = 10
-    """t_adv, or several rounds; null means that nobody attacks."""
-    every: Many | None = None
-    """Attack again in every k-th round from attack.round on; null means that they do not."""
-    clients: Count | Attackers = 1
-    """R: the first R clients attack; or a list of the attackers, by number (from 0) or name."""
-    random_clients: bool = False
-    """Draw the R attackers from the seed instead."""
-    force_participation: bool = False
-    """Whether the attackers take part in attack rounds whatever server.participation draws."""
-    scale: Scale = 5.0
-    """gamma: factor on the attackers' updates in the attack round; "replace": N / R, of those that take part."""
-    poisoned_per_batch: Count = 1
-    """q_B: the first q_B samples of each batch are poisoned."""
-    magnitude: Nonnegative = 0.1
-    """||delta||: l2 norm of the trigger before clamping to the domain; 0 leaves the change of labels alone."""
-    target: Count = 0
-    """y_target: label of the poisoned samples."""
-    labels: Labels = "target"
-    """"keep" leaves the poisoned samples their labels (clean-label attack)."""
-    trigger: Trigger = ((5, 7), (6, 6), (7, 5), (7, 7))
-    """Pixels [row, column] or feature names that share the magnitude evenly, or a name in
-    crfl.attack.triggers.TRIGGERS."""
-    distributed: bool = False
-    """DBA: the trigger's places are dealt out among the attackers; the backdoored test set carries them all."""
-    update: Word | None = None
-    """What attackers send in place of their trained updates: a name in crfl.attack.malicious.MALICIOUS."""
-    per_attacker: tuple[AttackerChanges, ...] = ()
-    """Settings of each attacker that differ, in the order of attack.clients; empty, or one entry an attacker."""
-
-    @property
-    def active(self) -> bool:
-        """Whether anybody attacks at all."""
-        return self.round is not None and self.count > 0
-
-    @property
-    def count(self) -> int:
-        """R"""
-        return self.clients if isinstance(self.clients, int) else len(self.clients)
-
-    def rounds(self, last: int) -> tuple[int, ...]:
-        """The attack rounds up to the last round T, in order; () if nobody attacks."""
-        if self.round is None or not self.active:
-            return ()
-        given = (self.round,) if isinstance(self.round, int) else self.round
-        if self.every is not None:
-            given = tuple(range(given[0], last + 1, self.every))
-        return tuple(sorted(t for t in given if t <= last))
-
-    @property
-    def individuals(self) -> tuple[Attack, ...]:
-        """The settings of each of the R attackers: their own values, and under `distributed` their own places."""
-        changes = [own.changes for own in self.per_attacker] or [{} for _ in range(self.count)]
-        if self.distributed and not isinstance(self.trigger, str):
-            for i, own in enumerate(changes):
-                own["trigger"] = self.trigger[i :: self.count]
-                own["magnitude"] = self.magnitude * math.sqrt(len(own["trigger"]) / len(self.trigger))
-        return tuple(replace(self, **own) for own in changes)
-
-
-@section
 class Smoothing(Section):
-    """Test-time parameter smoothing and certification (Algorithm 2)."""
+    """Test-time parameter smoothing and certification (Algorithm 2).
+
+    Example:
+        >>> Smoothing(samples=500, alpha=0.01)
+        Smoothing(samples=500, alpha=0.01)
+    """
 
     noise: Nonnegative = 0.01
     """sigma_T: standard deviation of the test-time noise."""
@@ -289,7 +261,12 @@ class Smoothing(Section):
 
 @section
 class Ensemble(Section):
-    """Groups of clients that train a model each and vote: `crfl.train_ensemble`."""
+    """Groups of clients that train a model each and vote: `crfl.train_ensemble`.
+
+    Example:
+        >>> Ensemble(groups=25)
+        Ensemble(groups=25)
+    """
 
     groups: Many | None = None
     """G; null means one model of all clients."""
