@@ -29,6 +29,10 @@ def make_model(model: Model | nn.Module | None, num_features: int, num_classes: 
 
     Raises:
         DataError: the model does not map num_features to num_classes, or cannot be trained.
+
+    Example:
+        >>> make_model(None, num_features=64, num_classes=10)
+        SoftmaxRegression(num_features=64, num_classes=10, bias=True)
     """
     if model is None:
         return SoftmaxRegression(num_features, num_classes, bias)

@@ -19,11 +19,25 @@ BLOCK_MODELS = 16
 
 
 class ModuleModel:
-    """A module that maps samples (m, d) to logits (m, C), with cross entropy.
+    """A module that maps samples (m, d) to logits (m, C), with cross entropy. See `Model` for what models have in common.
 
     The module is copied and runs in eval mode: no dropout, running statistics stay as they are. Training starts at the
     parameters that it has, whatever the seed. Those that require gradients are one vector, in the order of
     `named_parameters`; the others are frozen.
+
+    Args:
+        module: What is trained.
+        num_features: d
+        num_classes: C
+
+    Raises:
+        DataError: The module does not map (m, d) to (m, C), or cannot be trained; names the part.
+
+    Example:
+        >>> model = ModuleModel(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), 4, 3)
+        >>> params, x, y = model.initial(torch.Generator()), torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1])
+        >>> model.num_params, model.logits(params, x).shape, model.loss(params, x, y, torch.full((5,), 0.2)).shape
+        (67, torch.Size([5, 3]), torch.Size([]))
     """
 
     linear = False
@@ -31,7 +45,7 @@ class ModuleModel:
     weighted_gradients = None
 
     def __init__(self, module: nn.Module, num_features: int, num_classes: int) -> None:
-        """DataError unless the module maps (m, d) to (m, C) and can be trained."""
+        """See the class."""
         check_module(module, num_features)
         self.shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
         self.module = frozen_copy(module)
@@ -104,7 +118,17 @@ class ModuleModel:
         return torch.cat([module.get_parameter(name).detach().flatten() for name in self.shapes])
 
     def loss(self, params: Tensor, x: Tensor, y: Tensor, rates: Tensor) -> Tensor:
-        """Sum over the samples of rate times cross entropy."""
+        """Weighted cross entropy.
+
+        Args:
+            params: (P,).
+            x: Features in real units, (m, d).
+            y: Labels, (m,) int64.
+            rates: Weights of the samples, (m,).
+
+        Returns:
+            Their sum, a tensor of one number.
+        """
         return (rates * functional.cross_entropy(self._logits(params, x), y, reduction="none")).sum()
 
     def _logits(self, params: Tensor, x: Tensor) -> Tensor:

@@ -14,10 +14,21 @@ from crfl import matmul
 
 @dataclass(frozen=True)
 class SoftmaxRegression:
-    """Linear model with softmax and cross entropy: l = W x + b, p = softmax(l).
+    """Linear model with softmax and cross entropy: l = W x + b, p = softmax(l). See `Model` for what models have in common.
 
     Parameters are one vector of P = C (d + 1) numbers: W row by row, then b; without a bias P = C d. Leading dimensions
     batch.
+
+    Example:
+        >>> model = SoftmaxRegression(num_features=2, num_classes=3)
+        >>> params = model.join(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), torch.tensor([0.0, 0.0, 0.5]))
+        >>> model.num_params, [part.shape for part in model.split(params)]
+        (9, [torch.Size([3, 2]), torch.Size([3])])
+        >>> x, y = torch.tensor([[2.0, 1.0]]), torch.tensor([0])
+        >>> model.logits(params, x)
+        tensor([[2.0000, 1.0000, 0.5000]])
+        >>> bool((model.gradient(params, x, y)[:2] < 0).all())  # a step downhill raises the row of the right class
+        True
     """
 
     num_features: int
@@ -44,7 +55,14 @@ class SoftmaxRegression:
         return self.num_classes * (self.num_features + self.bias)
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of `params` (..., P): weights W (..., C, d) and biases b (..., C); zeros if the model has none."""
+        """Weights and biases of a vector of parameters.
+
+        Args:
+            params: (..., P).
+
+        Returns:
+            Views: W (..., C, d) and b (..., C); zeros for b if the model has no bias.
+        """
         cut = self.num_classes * self.num_features
         weights = params[..., :cut].unflatten(-1, (self.num_classes, self.num_features))
         if not self.bias:
@@ -52,18 +70,26 @@ class SoftmaxRegression:
         return weights, params[..., cut:]
 
     def join(self, weights: Tensor, bias: Tensor) -> Tensor:
-        """The flat vectors (..., P) of weights (..., C, d) and biases (..., C)."""
+        """The vector of weights and biases: `split` the other way round.
+
+        Args:
+            weights: W (..., C, d).
+            bias: b (..., C); left out if the model has no bias.
+
+        Returns:
+            (..., P), a copy.
+        """
         return torch.cat([weights.flatten(-2), bias], dim=-1) if self.bias else weights.flatten(-2)
 
     def initial(self, generator: torch.Generator) -> Tensor:
-        """PyTorch's default for a linear layer: every entry uniform in +-1/sqrt(d). Shape (P,), float32."""
+        """PyTorch's default for a linear layer: every entry uniform in +-1/sqrt(d). (P,), float32. See `Model`."""
         if self.start is not None:
             return self.start.clone()
         bound = 1 / math.sqrt(self.num_features)
         return (2 * torch.rand(self.num_params, generator=generator, dtype=torch.float32) - 1) * bound
 
     def logits(self, params: Tensor, x: Tensor) -> Tensor:
-        """Logits (..., m, C) of the samples x (m, d) under parameters (..., P)."""
+        """W x + b, (..., m, C), of the samples x (m, d) under parameters (..., P). See `Model`."""
         weights, bias = self.split(params)
         return x @ weights.mT + bias.unsqueeze(-2)
 
@@ -92,7 +118,16 @@ class SoftmaxRegression:
         return torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms
 
     def gradient(self, params: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Gradient (..., P) of the mean cross entropy over samples x (..., m, d), y (..., m): (p - e_y) x~^T / m."""
+        """Gradient of the mean cross entropy: (p - e_y) x~^T / m.
+
+        Args:
+            params: (..., P).
+            x: Features in real units, (..., m, d).
+            y: Labels, (..., m) int64.
+
+        Returns:
+            (..., P).
+        """
         residual = torch.softmax(self.logits(params, x), dim=-1)
         residual = (residual - functional.one_hot(y, self.num_classes)) / x.shape[-2]
         return self.join(residual.mT @ x, residual.sum(-2))
@@ -124,9 +159,9 @@ class SoftmaxRegression:
         return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
 
     def local_sgd(self, params: Tensor, clients: int, scale: float, columns: Tensor | None = None) -> SoftmaxSGD:
-        """Local training of `clients` clients from `params`: (S, P) for all of them, or (clients, S, P).
+        """Local training of `clients` clients from `params`, (S, P) or (clients, S, P). See `Model`.
 
-        `columns` (clients, w): the features that each client's samples x (k, n, w) consist of; None: all.
+        The samples of each client consist of its `columns` (clients, w): x (k, n, w).
         """
         return SoftmaxSGD(self, params, clients, scale, columns)
 
@@ -146,7 +181,7 @@ class SoftmaxRegression:
 
 
 class SoftmaxSGD:
-    """Local SGD of k clients times S runs of softmax regression, all stepping together.
+    """Local SGD of k clients times S runs of softmax regression, all stepping together. See `LocalSGD`.
 
     The S runs see the same batches, so their class rows are joined: one product serves all of them. Everything is
     class-major, (client, run and class, sample): both products of a step are then contiguous batched matrix products,
