@@ -16,18 +16,58 @@ it; `generator` is a CPU generator for this client and round. The server drops w
 
 
 def sign_flip(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
-    """The opposite of the trained update."""
+    """The opposite of the trained update.
+
+    Args:
+        update: What the client trained, (P,).
+        model: Not read.
+        generator: Not read.
+
+    Returns:
+        (P,).
+
+    Example:
+        >>> sign_flip(torch.tensor([1.0, -2.0]), torch.zeros(2), torch.Generator())
+        tensor([-1.,  2.])
+    """
     return -update
 
 
 def gaussian(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction, as long as the trained update."""
+    """A random direction, as long as the trained update.
+
+    Args:
+        update: What the client trained, (P,).
+        model: Not read.
+        generator: Of the direction.
+
+    Returns:
+        (P,).
+
+    Example:
+        >>> sent = gaussian(torch.tensor([3.0, 4.0]), torch.zeros(2), torch.Generator().manual_seed(0))
+        >>> round(float(sent.norm()), 4)
+        5.0
+    """
     direction = torch.randn(update.shape, generator=generator, dtype=torch.float32).to(update)
     return direction * (update.norm() / direction.norm())
 
 
 def nan(update: Tensor, model: Tensor, generator: torch.Generator) -> Tensor:
-    """Not a number, everywhere."""
+    """Not a number, everywhere: what a server must drop.
+
+    Args:
+        update: What the client trained, (P,).
+        model: Not read.
+        generator: Not read.
+
+    Returns:
+        (P,).
+
+    Example:
+        >>> nan(torch.zeros(2), torch.zeros(2), torch.Generator())
+        tensor([nan, nan])
+    """
     return torch.full_like(update, torch.nan)
 
 
@@ -36,7 +76,19 @@ MALICIOUS: dict[str, MaliciousUpdate] = {"sign_flip": sign_flip, "gaussian": gau
 
 
 def as_update(value: object, like: Tensor) -> Tensor | None:
-    """What a malicious client sends, as a plain tensor like `like` (P,); None if it is not P real numbers."""
+    """What a malicious client sends, as a plain tensor.
+
+    Args:
+        value: What its function returned.
+        like: A tensor (P,) of the type and on the device that are wanted.
+
+    Returns:
+        (P,), without gradients; None if the value is not P real numbers.
+
+    Example:
+        >>> as_update(np.array([1, 2]), torch.zeros(2)), as_update("nonsense", torch.zeros(2))
+        (tensor([1., 2.]), None)
+    """
     try:
         if isinstance(value, np.ndarray):
             value = torch.as_tensor(value)

@@ -139,6 +139,9 @@ def colluding(
         reach: How far all attackers together move the model, by the end.
         steps: Of `worst_direction`, in every round.
 
+    Returns:
+        The function, to enter in MALICIOUS under a name of your own.
+
     Example:
         >>> import crfl
         >>> from crfl.attack.malicious import MALICIOUS
@@ -164,9 +167,16 @@ def colluding(
 
 
 def replace_model(target: Tensor, factor: float) -> MaliciousUpdate:
-    """An update for MALICIOUS that puts `target` (P,) in the place of the model: factor * (target - model).
+    """An update for MALICIOUS that puts a model of the attacker's in the place of the global one: factor * (target - model).
 
     With factor = 1 / weight and honest clients that hardly move, the next model is the target (Bagdasaryan et al. 2020).
+
+    Args:
+        target: The attacker's model, (P,).
+        factor: Times the way to it; attack.scale multiplies that again.
+
+    Returns:
+        The function, to enter in MALICIOUS under a name of your own.
 
     Example:
         >>> update = replace_model(torch.tensor([1.0, 2.0]), factor=20.0)

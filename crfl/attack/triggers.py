@@ -1,117 +1,69 @@
-"""Backdoor patterns on pixels or features, and test sets that carry them.
-
-A trigger is a callable: features (m, d) in real units -> features with the trigger on, (m, d). It treats each sample by
-itself, and the same sample always alike. Whatever it returns is clamped to the data's domain.
-"""
+"""Triggers by name, what keeps them inside the data's domain, and test sets that carry them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from crfl import rng
+from crfl.attack.patterns import EdgeCases, Pattern, Trigger, TriggerFactory, edge_cases, even_pattern, full_image
 from crfl.config import Attack, Experiment
 from crfl.data.federated import FederatedData, Split
-from crfl.devices import to_device
 from crfl.errors import DataError, SettingsError
 
-Trigger = Callable[[Tensor], Tensor]
-"""Samples (m, d) -> the same samples with the trigger on, (m, d).
-
-A trigger may have an attribute `magnitude`: a bound on its change of a sample in l2 norm. The record states the larger of
-that and the largest change of the attacker's own samples."""
+__all__ = [
+    "TRIGGERS",
+    "EdgeCases",
+    "Pattern",
+    "Trigger",
+    "TriggerFactory",
+    "ValidatedTrigger",
+    "backdoored",
+    "edge_cases",
+    "even_pattern",
+    "full_image",
+    "make_trigger",
+    "triggered",
+]
 
 BLOCK = 8192
 """Samples whose change is measured at a time."""
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """Adds the same `delta` (d,), of norm `magnitude`, to every sample."""
-
-    delta: Tensor = field(repr=False)
-    magnitude: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x + delta"""
-        return x + to_device(self.delta, x.device)
-
-
-@dataclass(frozen=True)
-class EdgeCases:
-    """Replaces every sample by the nearest of the given `samples` (k, d): rare inputs of the attackers (Wang et al. 2020)."""
-
-    samples: Tensor = field(repr=False)
-    magnitude: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The edge cases nearest to x in l2 norm."""
-        samples = to_device(self.samples, x.device)
-        samples = samples.to(x.dtype)
-        return samples[torch.cdist(x, samples).argmin(dim=1)]
-
-
-def even_pattern(attack: Attack, data: FederatedData) -> Pattern:
-    """The paper's trigger: `attack.magnitude` spread evenly over k places, magnitude / sqrt(k) on each.
-
-    Args:
-        attack: settings; `attack.trigger` lists pixels [row, column] or names of features. No places: no change.
-        data: whose inputs get the trigger.
-
-    Returns:
-        The pattern, whose l2 norm is the magnitude.
-
-    Raises:
-        SettingsError: a place is not in the data.
-    """
-    places = [column for place in attack.trigger for column in _columns(place, data)]
-    delta = torch.zeros(data.num_inputs, dtype=torch.float32)
-    delta[places] = attack.magnitude / math.sqrt(max(1, len(places)))
-    return Pattern(delta, attack.magnitude if places else 0.0)
-
-
-def full_image(attack: Attack, data: FederatedData, generator: torch.Generator) -> Pattern:
-    """A random direction over all features, of norm `attack.magnitude`; the same for every sample and attacker."""
-    direction = torch.randn(data.num_inputs, generator=generator, dtype=torch.float32)
-    return Pattern(direction * (attack.magnitude / direction.norm()), attack.magnitude)
-
-
-TriggerFactory = Callable[[Attack, FederatedData, torch.Generator], Trigger]
-"""(settings of an attacker, data, generator) -> its trigger. The generator is the same for all attackers."""
-
 TRIGGERS: dict[str, TriggerFactory] = {"full_image": full_image}
 """Triggers by the name that `attack.trigger` says; add your own."""
 
 
-def edge_cases(samples: Tensor | npt.NDArray[Any]) -> TriggerFactory:
-    """For TRIGGERS: poisoned samples become the nearest of these `samples` (k, d), in real units."""
-    features = torch.as_tensor(samples).float()
-
-    def factory(attack: Attack, data: FederatedData, generator: torch.Generator) -> Trigger:
-        if features.dim() != 2 or features.shape[1] != data.num_inputs or not len(features):
-            raise DataError(f"edge cases: got shape {tuple(features.shape)}, expected (any, {data.num_inputs})")
-        return EdgeCases(features, float(features.norm(dim=1).max()) + data.max_feature_norm)
-
-    return factory
-
-
 @dataclass(frozen=True)
 class ValidatedTrigger:
-    """A trigger whose results are checked and clamped to the data's domain: clamping moves no sample away from x."""
+    """A trigger whose results are checked and clamped to the data's domain: clamping moves no sample away from x.
+
+    Example:
+        >>> bright = ValidatedTrigger("bright", lambda x: x + 0.9, domain=(0.0, 1.0))
+        >>> bright(torch.tensor([[0.0, 0.5]]))
+        tensor([[0.9000, 1.0000]])
+    """
 
     name: str
     trigger: Trigger
     domain: tuple[float, float] | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x with the trigger on; DataError if the trigger returns anything but finite features of the same shape."""
+        """The samples with the trigger on, inside the domain.
+
+        Args:
+            x: Samples in real units, (m, d).
+
+        Returns:
+            (m, d), in the precision of x.
+
+        Raises:
+            DataError: The trigger returns anything but finite samples of the same shape.
+        """
         known = isinstance(self.trigger, (Pattern, EdgeCases))  # looking at values would make an accelerator wait
         changed = self.trigger(x if known else x.clone())  # a copy, should the trigger work in place
         proper = isinstance(changed, Tensor) and changed.shape == x.shape and not changed.is_complex()
@@ -125,9 +77,25 @@ class ValidatedTrigger:
         return changed if self.domain is None else changed.clamp(*self.domain)
 
     def features(self, data: FederatedData, rows: Tensor, x: Tensor) -> Tensor:
-        """Features (m, d) of the training samples `rows` (m,) with the trigger on; x (m, d) are those without.
+        """Features of some training samples with the trigger on. It is planted in the input, before the feature map.
 
-        The trigger is planted in the input, before the feature map.
+        Args:
+            data: Whose samples they are.
+            rows: Which, (m,) int64.
+            x: Their features without the trigger, (m, d).
+
+        Returns:
+            (m, d), in the precision of x.
+
+        Raises:
+            DataError: As for a call.
+
+        Example:
+            >>> import crfl
+            >>> data = crfl.load_data(exp := crfl.Experiment())
+            >>> trigger, rows = make_trigger(exp.attack, data, exp.seed), data.shards[0]
+            >>> trigger.features(data, rows, data.features(rows)).shape, trigger.magnitude(data, 0, torch.float64) <= 0.1001
+            (torch.Size([140, 64]), True)
         """
         if data.feature_map is None:
             return self(x)
@@ -136,8 +104,19 @@ class ValidatedTrigger:
     def magnitude(self, data: FederatedData, client: int, dtype: torch.dtype) -> float:
         """||delta||: how far the trigger moves a sample of the client at most, in float64, rounded up.
 
-        The largest distance of its training samples, in the precision `dtype` of training, from those with the trigger.
-        Without a feature map, the magnitude that the trigger states, if that is larger.
+        The largest distance of its training samples from those with the trigger. Without a feature map, the magnitude that
+        the trigger states, if that is larger.
+
+        Args:
+            data: Whose clients attack.
+            client: Its number.
+            dtype: The precision of training.
+
+        Returns:
+            An l2 norm in units of the features.
+
+        Raises:
+            DataError: The trigger states a magnitude that is no finite number from 0 on; else as for a call.
         """
         stated = getattr(self.trigger, "magnitude", 0.0)
         if not isinstance(stated, (int, float, np.number, Tensor)) or not 0 <= float(stated) < math.inf:
@@ -153,7 +132,24 @@ class ValidatedTrigger:
 
 
 def make_trigger(attack: Attack, data: FederatedData, seed: int) -> ValidatedTrigger:
-    """The trigger that the settings of an attack name, for this data; its random draws come from the seed."""
+    """The trigger that the settings of an attack name.
+
+    Args:
+        attack: The settings: a list of places, or a name in TRIGGERS.
+        data: Whose inputs get it.
+        seed: Of its random draws.
+
+    Returns:
+        The trigger, which checks and clamps what it makes.
+
+    Raises:
+        SettingsError: There is no trigger of that name, or the data has no such pixels or features.
+
+    Example:
+        >>> import crfl
+        >>> make_trigger(Attack(trigger="full_image"), crfl.load_data(crfl.Experiment()), seed=0).name
+        'full_image'
+    """
     if not isinstance(attack.trigger, str):
         return ValidatedTrigger("pattern", even_pattern(attack, data), data.domain)
     if attack.trigger not in TRIGGERS:
@@ -191,26 +187,27 @@ def backdoored(exp: Experiment, data: FederatedData) -> Split:
 
 
 def triggered(data: FederatedData, trigger: ValidatedTrigger, x: Tensor, rows: slice) -> Tensor:
-    """Features (m, d) of some rows of the test set with the trigger on; x (m, d) are those without."""
+    """Features of some rows of the test set with the trigger on.
+
+    Args:
+        data: Whose test set it is.
+        trigger: What is planted.
+        x: Features of the rows without it, (m, d).
+        rows: Which rows.
+
+    Returns:
+        (m, d), in the precision of x.
+
+    Raises:
+        DataError: As for a call of the trigger.
+
+    Example:
+        >>> import crfl
+        >>> data = crfl.load_data(exp := crfl.Experiment())
+        >>> trigger = make_trigger(exp.attack, data, exp.seed)
+        >>> triggered(data, trigger, data.test.x[:5], slice(5)).shape
+        torch.Size([5, 64])
+    """
     if data.feature_map is None:
         return trigger(x)
     return data.map_inputs(trigger(data.test_inputs[rows])).to(x)
-
-
-def _columns(place: str | tuple[int, int], data: FederatedData) -> list[int]:
-    """Columns of a pixel, one for each of its colours, or of a named feature."""
-    if isinstance(place, str):
-        if place in data.feature_names:
-            return [data.feature_names.index(place)]
-        allowed = "names of features" if data.feature_names else "pixels [row, column]; this data names no features"
-        raise SettingsError([f"attack.trigger: got {place!r}, expected {allowed}"])
-    if data.input_shape is None:
-        raise SettingsError([f"attack.trigger: got pixel {list(place)}, expected names of features (no images here)"])
-    row, column = place
-    height, width, *colours = data.input_shape
-    if row >= height or column >= width:
-        raise SettingsError(
-            [f"attack.trigger: got pixel {list(place)}, expected rows 0 to {height - 1}, columns 0 to {width - 1}"]
-        )
-    depth = math.prod(colours)
-    return [(row * width + column) * depth + colour for colour in range(depth)]

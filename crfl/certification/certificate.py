@@ -37,7 +37,12 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100)
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What a certificate says, and what it rests on."""
+    """What a certificate says, and what it rests on.
+
+    Example:
+        >>> Guarantee("stands whatever ...", ("the server is honest",), broken=("inputs leave the unit ball",)).holds
+        False
+    """
 
     statement: str
     """One sentence: what is guaranteed, against whom."""
@@ -58,7 +63,15 @@ class Guarantee:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Certificate(Content, ABC):
-    """Certified robustness of m predictions. Arrays have shape (m,)."""
+    """Certified robustness of m predictions. Arrays have shape (m,).
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+        >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+        >>> cert.kind, cert.strength_name, cert.guarantee.holds, cert.strength.shape
+        ('margin', 'radius', True, (397,))
+    """
 
     kind: Kind
     prediction: IntArray
@@ -209,6 +222,14 @@ class Certificate(Content, ABC):
 
         Args:
             y: (test_size,), or None if they are not known.
+
+        Returns:
+            A copy with labels; `crfl.certify` has made it already where the test split has labels.
+
+        Example:
+            >>> from crfl.certification.ensembles.certify import certify_disjoint
+            >>> certify_disjoint([[1, 1, 0], [0, 0, 0]], 2, num_clients=3).with_labels(np.array([1, 1])).labels
+            array([1, 1])
         """
         labels = None if y is None else y[self.indices]
         known = {} if labels is None or not len(labels) else _accuracies(self.prediction, labels)
@@ -234,7 +255,14 @@ class Certificate(Content, ABC):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ClientCertificate(Certificate):
-    """Predictions that stand although some clients are malicious in every round, whatever they send."""
+    """Predictions that stand although some clients are malicious in every round, whatever they send.
+
+    Example:
+        >>> from crfl.certification.ensembles.certify import certify_disjoint
+        >>> certificate: ClientCertificate = certify_disjoint([[1, 1, 1, 1, 1]], 2, num_clients=5)
+        >>> certificate.malicious_clients, certificate.strength_name
+        (array([2]), 'malicious_clients')
+    """
 
     malicious_clients: IntArray
     """So many clients may send anything, in every round; 0 where abstained."""

@@ -47,9 +47,21 @@ def margin_budget(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatA
 
 
 def class_budgets(logits: npt.ArrayLike, feature_norms: npt.ArrayLike) -> FloatArray:
-    """(l_a - l_b) / (sqrt(2) ||x~||) for each class b: no closer linear model has the top class b; (m, C).
+    """(l_a - l_b) / (sqrt(2) ||x~||) for each class b: no closer linear model has the top class b.
 
-    inf for the top class itself. `margin_budget` is the smallest of them.
+    Args:
+        logits: l (m, C) of the model at the samples, in float64.
+        feature_norms: ||x~|| (m,); x~ = (x, 1) for a model with a bias, else x.
+
+    Returns:
+        Budgets (m, C), inf for the top class itself. `margin_budget` is the smallest of each row.
+
+    Raises:
+        CertificateError: a number is not finite, a norm is negative, or there are fewer than two classes.
+
+    Example:
+        >>> class_budgets([[2.0, 0.0, 1.0]], [1.0]).round(4)
+        array([[   inf, 1.4142, 0.7071]])
     """
     scores, norms = finite("logits", logits), nonnegative("feature_norms", feature_norms)
     if scores.ndim != 2 or scores.shape[1] < 2:
@@ -87,7 +99,23 @@ def smoothing_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike, *, noise: npt.Array
 
 
 def smoothing_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLike, *, noise: npt.ArrayLike) -> Result:
-    """`smoothing_budget` from log(1 - pA) and log pB: right also where pA rounds to 1 and pB to 0."""
+    """`smoothing_budget` from logarithms: right also where pA rounds to 1 and pB to 0.
+
+    Args:
+        log_not_p_a: log(1 - pA).
+        log_p_b: log pB.
+        noise: sigma, 0 or more.
+
+    Returns:
+        As `smoothing_budget`.
+
+    Raises:
+        CertificateError: the noise is negative or not finite.
+
+    Example:
+        >>> float(smoothing_budget_from_logs(np.log(0.1), np.log(0.1), noise=0.01).round(6))
+        0.012816
+    """
     sigma = nonnegative("noise", noise)
     with np.errstate(invalid="ignore"):
         logs = np.asarray(log_not_p_a, np.float64), np.asarray(log_p_b, np.float64)
@@ -96,20 +124,47 @@ def smoothing_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLik
 
 
 def budget_before_clip(record: TrainingRecord, budget: FloatArray) -> FloatArray:
-    """Margin budgets (m,) of the model before round T's clip, from those of the final model: times ||v_T|| / rho_T.
+    """Margin budgets of the model before round T's clip, from those of the final model: times ||v_T|| / rho_T.
 
     The clip scales (W, b), which keeps the top class, so it may be left out of Delta (section 6, before the last clip).
+
+    Args:
+        record: Of the run.
+        budget: Of the final model, (m,) or (m, C).
+
+    Returns:
+        The same shape, nowhere smaller.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None, "server.clip.start": 0.1})
+        >>> record = crfl.train(exp, crfl.load_data(exp)).record
+        >>> bool(budget_before_clip(record, np.array([1.0]))[0] > 1.0)
+        True
     """
     last = record.rounds[-1]
     return budget * max(1.0, last.pre_clip_norm / last.clip_norm)
 
 
 def lowered_budget(record: TrainingRecord, budget: FloatArray) -> FloatArray:
-    """Budgets (m,) less what rounding can do when the predictions of both runs are computed in float64 (Lemma 25).
+    """Budgets less what rounding can do when the predictions of both runs are computed in float64 (Lemma 25).
 
     (budget (1 - 1e-9 - g) - 2 g ||v_T||) / (1 + g): logits are off by gamma_(d+4) ||w|| ||x~||, the projected model by
     gamma_(P+8) ||w||; g is the sum of both, and the norms ||x~|| and ||v_T|| that budgets are made of are off by less.
-    Not below 0.
+
+    Args:
+        record: Of the run.
+        budget: (m,) or (m, C), as `budget_before_clip` returns them.
+
+    Returns:
+        The same shape, not below 0.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> record = crfl.train(exp, crfl.load_data(exp)).record
+        >>> bool(0.999 < lowered_budget(record, np.array([1.0])) < 1.0)
+        True
     """
     rounding, norm = Rounding(LocalTraining(record)), record.rounds[-1].pre_clip_norm
     g = rounding.projection + float(gamma(record.num_features + 16))

@@ -69,7 +69,19 @@ def kl_budget(p_a: npt.ArrayLike, p_b: npt.ArrayLike) -> Result:
 
 
 def kl_budget_from_logs(log_not_p_a: npt.ArrayLike, log_p_b: npt.ArrayLike) -> Result:
-    """`kl_budget` from log(1 - pA) and log pB: right also where pA rounds to 1 and pB to 0 (exact probabilities)."""
+    """`kl_budget` from logarithms: right also where pA rounds to 1 and pB to 0 (exact probabilities).
+
+    Args:
+        log_not_p_a: log(1 - pA).
+        log_p_b: log pB.
+
+    Returns:
+        Broadcast shape: eps, as `kl_budget` has it.
+
+    Example:
+        >>> float(kl_budget_from_logs(np.log(0.1), np.log(0.1)).round(6) == kl_budget(0.9, 0.1).round(6))
+        1.0
+    """
     log_not_p_a, log_p_b = np.asarray(log_not_p_a, np.float64), np.asarray(log_p_b, np.float64)
     root_a, root_b = np.sqrt(-np.expm1(log_not_p_a)), np.exp(log_p_b / 2)
     difference = root_a - root_b

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RadiusCertificate(Certificate):
-    """Predictions that stand whatever triggers of at most some magnitude the attackers plant."""
+    """Predictions that stand whatever triggers of at most some magnitude the attackers plant.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 12, "attack.round": 4})
+        >>> cert = crfl.certify(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+        >>> cert.radius_space, bool(cert.any_poison[cert.abstained].any()), cert.critical_radius == cert.critical
+        ('input', False, True)
+    """
 
     radius: FloatArray
     """Largest certified magnitude ||delta|| of the triggers, in units of the features; 0 where abstained."""

@@ -30,7 +30,13 @@ LANES = 16
 
 @dataclass(frozen=True, repr=False, eq=False)
 class VoteCounts(Content):
-    """Votes of noisy models on m test samples."""
+    """Votes of noisy models on m test samples. `smooth` counts them.
+
+    Example:
+        >>> import numpy as np
+        >>> VoteCounts(np.array([[90, 10], [45, 55]]), samples=100, noise=0.01).to_frame().shape
+        (2, 2)
+    """
 
     counts: IntArray
     """(m, C): how many models predict each class."""

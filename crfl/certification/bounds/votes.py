@@ -22,7 +22,13 @@ Method = Literal["hoeffding", "clopper_pearson", "exact"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ProbabilityBounds(Content):
-    """Bounds for m test samples; all arrays have shape (m,)."""
+    """Bounds for m test samples; all arrays have shape (m,).
+
+    Example:
+        >>> bounds = hoeffding([[95, 5], [52, 48]], alpha=0.01)
+        >>> bounds.prediction, bounds.abstained
+        (array([0, 0]), array([False,  True]))
+    """
 
     method: Method
     alpha: float

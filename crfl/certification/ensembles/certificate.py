@@ -15,7 +15,14 @@ from crfl.certification.certificate import COUNTS, Certificate, ClientCertificat
 
 @dataclass(frozen=True, repr=False, eq=False)
 class EnsembleCertificate(ClientCertificate):
-    """Predictions of an ensemble that stand although some clients are malicious in every round, whatever they send."""
+    """Predictions of an ensemble that stand although some clients are malicious in every round, whatever they send.
+
+    Example:
+        >>> from crfl.certification.ensembles.certify import certify_disjoint
+        >>> certificate: EnsembleCertificate = certify_disjoint([[0, 0, 0, 0, 1]], 2, num_clients=20)
+        >>> certificate.num_groups, certificate.counts, certificate.malicious_clients
+        (5, array([[4, 1]]), array([1]))
+    """
 
     counts: IntArray
     """(m, C) groups that vote for each class."""
@@ -46,7 +53,17 @@ class EnsembleCertificate(ClientCertificate):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class EnsemblePoisonCertificate(Certificate):
-    """Predictions of an ensemble that stand although some training samples are poisoned, with any content."""
+    """Predictions of an ensemble that stand although some training samples are poisoned, with any content.
+
+    `crfl.certify(ensemble, test, prices="poison")` makes it.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None, "server.clip.start": 30.0})
+        >>> ensemble = crfl.train_ensemble(exp, data := crfl.load_data(exp), groups=3)
+        >>> crfl.certify(ensemble, data.test, prices="poison").strength_name
+        'poisoned_samples'
+    """
 
     poisoned_samples: IntArray
     """So many samples, of all clients together, may be poisoned; 0 where abstained."""
@@ -88,6 +105,12 @@ class EnsemblePoisonCertificate(Certificate):
 
 def count_grid(*certificates: Certificate) -> IntArray:
     """0, 1, .. to one beyond the largest certified count: the x of curves whose y is `certified_accuracy(labels, x)`.
+
+    Args:
+        certificates: Of counts: malicious clients or poisoned samples.
+
+    Returns:
+        Whole numbers, int64.
 
     Example:
         >>> from crfl.certification.ensembles.certify import certify_disjoint

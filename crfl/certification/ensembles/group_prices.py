@@ -35,7 +35,15 @@ Priced = tuple[IntArray, FloatArray, Guarantee]
 
 
 class Groups(Protocol):
-    """An ensemble of disjoint groups."""
+    """An ensemble of disjoint groups, such as an EnsembleRun.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> ensemble: Groups = crfl.train_ensemble(exp, crfl.load_data(exp), groups=5)
+        >>> len(ensemble.groups), ensemble.group_run(0).record.client_names
+        (5, ...)
+    """
 
     @property
     def groups(self) -> Sequence[IntArray]: ...
@@ -67,6 +75,14 @@ def price_groups(
 
     Raises:
         CertificateError: no group has a certificate of its own; the reason is that of the first.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None, "server.clip.start": 30.0})
+        >>> ensemble = crfl.train_ensemble(exp, data := crfl.load_data(exp), groups=5)
+        >>> found = price_groups(ensemble, data.test, "poison")
+        >>> found["votes"].shape, found["prices"].shape
+        ((397, 5), (397, 5, 10))
     """
     price = client_prices if prices == "clients" else poison_prices
     votes, costs, found, refused, samples = [], [], [], [], 0
@@ -90,12 +106,26 @@ def price_groups(
 
 
 def client_prices(run: Run, test: Test, device: str | torch.device | None = None) -> Priced:
-    """Predictions (m,), how many malicious clients it takes to turn each to each class (m, C), and why.
+    """How many malicious clients it takes to turn each prediction of a group to each class.
 
-    inf where all clients of the run do not suffice.
+    Args:
+        run: The group's.
+        test: What is certified.
+        device: Where logits are computed.
+
+    Returns:
+        Predictions (m,), prices (m, C), and why. inf where all clients of the run do not suffice.
 
     Raises:
         CertificateError: as `certify_clients`.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None, "server.update_clip": 0.05})
+        >>> run = crfl.train(exp, data := crfl.load_data(exp))
+        >>> prediction, price, guarantee = client_prices(run, data.test)
+        >>> price.shape, float(price.min())
+        ((397, 10), 1.0)
     """
     task = Task.of(run, test, device)
     check_clients(run.record)
@@ -107,12 +137,28 @@ def client_prices(run: Run, test: Test, device: str | torch.device | None = None
 
 
 def poison_prices(run: Run, test: Test, device: str | torch.device | None = None) -> Priced:
-    """Predictions (m,), how many poisoned samples of any content it takes to turn each to each class (m, C), and why.
+    """How many poisoned samples of any content it takes to turn each prediction of a group to each class.
 
-    The samples may be those of any clients of the run, in one unknown round. inf where even all samples change nothing.
+    The samples may be those of any clients of the run, in one unknown round.
+
+    Args:
+        run: The group's.
+        test: What is certified.
+        device: Where logits are computed.
+
+    Returns:
+        Predictions (m,), prices (m, C), and why. inf where even all samples change nothing.
 
     Raises:
         CertificateError: the coupling argument does not hold for the run, or somebody attacked in it.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None, "server.clip.start": 30.0})
+        >>> run = crfl.train(exp, data := crfl.load_data(exp))
+        >>> prediction, price, guarantee = poison_prices(run, data.test)
+        >>> price.shape, bool((price >= 1).all())
+        ((397, 10), True)
     """
     record, task = run.record, Task.of(run, test, device)
     if record.attack_rounds:
@@ -141,6 +187,20 @@ def poisoned_record(record: TrainingRecord, samples: int) -> TrainingRecord:
 
     A poisoned sample adds a_i = p_i eta_i / n_i times a constant, n_i its batch, in one step an epoch. Every client gets
     a share of the samples so large that this is no less than what the worst client adds with all of them.
+
+    Args:
+        record: Of a run that nobody attacked.
+        samples: How many are poisoned.
+
+    Returns:
+        A record of which `CoupledScenario` gives the cost of so many samples.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> record = crfl.train(exp, crfl.load_data(exp)).record
+        >>> len(poisoned_record(record, 5).rounds[0].attackers)
+        10
     """
     shares = np.array([max(_ratios(record, size, epochs=1), default=0.0) for size in record.client_sizes])
     spread = max(_spread(record, round_, shares) for round_ in record.rounds)

@@ -83,9 +83,19 @@ def max_changed_votes(counts: npt.ArrayLike) -> IntArray:
 
 
 def needed_gains(counts: IntArray) -> IntArray:
-    """D_b = v_A - v_b + [b > A]: what b must gain on A to win; (m, C). In A's own column 2^62, out of all reach.
+    """D_b = v_A - v_b + [b > A]: what b must gain on A to win.
 
     A vote that moves from A to b is a gain of 2, one that moves from A elsewhere or from elsewhere to b a gain of 1.
+
+    Args:
+        counts: (m, C) votes for each class.
+
+    Returns:
+        (m, C) int64. In A's own column 2^62, out of all reach.
+
+    Example:
+        >>> needed_gains(np.array([[4, 5, 1]]))[:, [0, 2]]
+        array([[1, 5]])
     """
     predicted = counts.argmax(axis=1)[:, None]
     needed = np.take_along_axis(counts, predicted, axis=1) - counts + (np.arange(counts.shape[1]) > predicted)
@@ -94,7 +104,23 @@ def needed_gains(counts: IntArray) -> IntArray:
 
 
 def checked_votes(votes: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.integer]:
-    """The votes (m, G) as an integer array; CertificateError unless each is a class."""
+    """The votes of groups as an integer array.
+
+    Args:
+        votes: (m, G), the class that each group predicts for each sample.
+        num_classes: C
+
+    Returns:
+        (m, G).
+
+    Raises:
+        CertificateError: `votes` has another shape, or holds something else than classes.
+
+    Example:
+        >>> checked_votes([[0, 3]], num_classes=3)
+        Traceback (most recent call last):
+        crfl.errors.CertificateError: votes: got 3, expected classes 0 to 2
+    """
     found = np.asarray(votes)
     if found.ndim != 2 or found.shape[1] < 1 or not np.issubdtype(found.dtype, np.integer):
         raise CertificateError(

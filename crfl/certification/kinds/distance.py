@@ -21,7 +21,15 @@ from crfl.certification.smoothing import VoteCounts
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DistanceCertificate(Certificate):
-    """Votes that are the same for every model within some distance of the trained one."""
+    """Votes that are the same for every model within some distance of the trained one. `certify_distance` makes it.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2, "smoothing.samples": 100})
+        >>> cert = certify_distance(crfl.train(exp, data := crfl.load_data(exp)), data.test)
+        >>> bool((cert.distance[cert.abstained] == 0).all()), cert.strength_label
+        (True, 'l2 distance of the models, in all parameters')
+    """
 
     distance: FloatArray
     """No model closer than this, in the l2 norm over all parameters, votes otherwise; 0 where abstained."""
