@@ -32,7 +32,13 @@ UNREACHED = 1e9
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of lambda and T."""
+    """One choice of lambda and T, made by `tune`.
+
+    Example:
+        >>> trial = Trial(Experiment(), decay=0.05, rounds=60, accuracy=0.9, certified=0.8)
+        >>> Tuning((trial, Trial(Experiment(), decay=0.5, rounds=60, accuracy=0.8, certified=0.7))).best == trial
+        True
+    """
 
     experiment: Experiment
     decay: float
@@ -47,7 +53,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials."""
+    """All trials, made by `tune`.
+
+    Example:
+        >>> trials = (Trial(Experiment(), 0.05, 60, 0.9, 0.7), Trial(Experiment(), 0.5, 60, 0.8, 0.8))
+        >>> tuning = Tuning((*trials, Trial(Experiment(), 5.0, 60, 0.7, 0.7)))
+        >>> [trial.decay for trial in tuning.frontier], tuning.best.decay
+        ([0.5, 0.05], 0.5)
+    """
 
     trials: tuple[Trial, ...]
 
@@ -154,6 +167,18 @@ def tune(
 
 def rehearse(exp: Experiment, data: FederatedData, client_rounds: int = 1, every_round: bool = False) -> Experiment:
     """The settings with the update clip that a rehearsal, without an attack and unclipped, finds smallest.
+
+    Args:
+        exp: The settings.
+        data: Clients, as from `crfl.load_data(exp)`.
+        client_rounds: k, how many updates may be anything. Each attacker of the settings counts as one more.
+        every_round: k clients may be malicious in every round instead; attackers of the settings are not counted.
+
+    Returns:
+        The settings with `server.update_clip`.
+
+    Raises:
+        CertificateError: no clip withstands so many.
 
     Example:
         >>> import crfl

@@ -50,7 +50,19 @@ def find_map(settings: Features) -> FeatureMap | None:
 
 
 def frozen(function: FeatureMap | None) -> FeatureMap | None:
-    """A module as a copy that nobody trains, in eval mode; other functions as they are."""
+    """A module as a copy that nobody trains, in eval mode; other functions as they are.
+
+    Args:
+        function: A feature map, or None.
+
+    Returns:
+        What the map applies.
+
+    Example:
+        >>> layer = frozen(nn.Linear(2, 2))
+        >>> layer.training, layer.weight.requires_grad
+        (False, False)
+    """
     return copy.deepcopy(function).eval().requires_grad_(False) if isinstance(function, nn.Module) else function
 
 

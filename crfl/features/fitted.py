@@ -28,13 +28,22 @@ INSIDE = 1 - 2.0**-22
 
 @dataclass(frozen=True, eq=False)
 class FittedMap:
-    """The map phi of the settings `features`, with constants that no client has a part in.
+    """The map phi of the settings `features`, with constants that no client has a part in. `fit_map` makes it.
 
         phi(x) = P_c(W (P_1((f(x) - mean) / scale) - centre))
 
     f is the function, P_c(v) = v min(1, c / ||v||) the projection on the ball of radius c = features.norm, W whitens.
     What the settings leave out is the identity. Projections take the place of v / ||v||: they agree wherever ||v|| >= c,
     and projections are non-expansive.
+
+    Example:
+        >>> phi = FittedMap(Features(map="roots", norm=1.0), (4,), torch.sqrt)
+        >>> phi(torch.tensor([[4.0, 0.0, 0.0, 0.0]])).round(decimals=4), phi.lipschitz
+        (tensor([[1., 0., 0., 0.]]), None)
+        >>> [len(block) for block in phi.raw(torch.rand(300, 4))], phi.to("cpu").name
+        ([256, 44], 'roots')
+        >>> phi.differentiable(torch.ones(1, 4, requires_grad=True)).requires_grad
+        True
     """
 
     settings: Features
@@ -62,7 +71,13 @@ class FittedMap:
         return self.settings.norm
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Features (m, k) float32 of inputs (m, d_in) in real units.
+        """Features of inputs.
+
+        Args:
+            inputs: (m, d_in), in real units.
+
+        Returns:
+            (m, k) float32.
 
         Raises:
             DataError: If the function returns anything but finite numbers, one row a sample.
@@ -70,12 +85,32 @@ class FittedMap:
         return torch.cat([self._finish(raw) for raw in self.raw(inputs)])
 
     def differentiable(self, inputs: Tensor) -> Tensor:
-        """The features of a call, with a gradient in the inputs where the function has one: for attacks."""
+        """The features of a call, with a gradient in the inputs where the function has one: for attacks.
+
+        Args:
+            inputs: (m, d_in), in real units; all are mapped at once.
+
+        Returns:
+            (m, k) float32.
+
+        Raises:
+            DataError: As for a call.
+        """
         raw = inputs if self.function is None else self.function(as_samples(inputs, self.input_shape))
         return self._finish(torch.as_tensor(raw).flatten(1))
 
     def raw(self, inputs: Tensor) -> Iterator[Tensor]:
-        """f(x), (b, d_f), of inputs (m, d_in) in real units, block by block."""
+        """f(x), block by block, without gradients.
+
+        Args:
+            inputs: (m, d_in), in real units.
+
+        Yields:
+            (b, d_f), in the order of the inputs.
+
+        Raises:
+            DataError: If the function returns anything but numbers, one row a sample.
+        """
         with torch.no_grad():
             for block in inputs.split(MODULE_BLOCK if isinstance(self.function, nn.Module) else BLOCK):
                 yield block.float() if self.function is None else self._call(self.function, block.float())
@@ -123,7 +158,14 @@ class FittedMap:
         return float(find(*self.input_shape[:2])) if callable(find) and len(self.input_shape) > 1 else None
 
     def to(self, device: str | torch.device) -> FittedMap:
-        """The same map with its constants on `device`."""
+        """The same map on another device.
+
+        Args:
+            device: Such as "cuda".
+
+        Returns:
+            The map. A module in it is copied.
+        """
         names = ("mean", "scale", "centre", "directions")
         moved: dict[str, Any] = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
         if isinstance(self.function, nn.Module):
@@ -132,7 +174,19 @@ class FittedMap:
 
 
 def as_samples(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Rows (m, d) as what a feature map gets: (m, channels, height, width) for images, else as they are."""
+    """Rows as what a feature map gets.
+
+    Args:
+        rows: (m, d).
+        shape: (height, width), (height, width, channels) or (d,).
+
+    Returns:
+        (m, channels, height, width) for images, else the rows.
+
+    Example:
+        >>> as_samples(torch.zeros(5, 12), (2, 2, 3)).shape
+        torch.Size([5, 3, 2, 2])
+    """
     if len(shape) == 1:
         return rows
     if len(shape) == 2:
@@ -141,6 +195,19 @@ def as_samples(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def into_ball(v: Tensor, radius: float) -> Tensor:
-    """Projection of every row on the ball of this radius."""
+    """Projection of every row on a ball around 0.
+
+    Args:
+        v: (m, k).
+        radius: Of the ball, positive.
+
+    Returns:
+        (m, k), rows of l2 norm at most `radius` but for rounding.
+
+    Example:
+        >>> into_ball(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 1.0)
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+    """
     norms = torch.linalg.vector_norm(v, dim=1, keepdim=True)
     return v * (radius / norms.clamp_min(radius))

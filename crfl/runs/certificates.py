@@ -43,6 +43,19 @@ def save_certificate(
 
     Raises:
         StoreError: if the folder holds no finished run, or the name is none for a file.
+
+    Example:
+        >>> import crfl, tempfile
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2, "smoothing.samples": 50})
+        >>> run = crfl.train(exp, data := crfl.load_data(exp))
+        >>> cert = crfl.certify(run, data.test, kind="distance")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     crfl.save_run(folder, run)
+        ...     save_certificate(folder, "mine", cert, data.test.y, exp)
+        ...     frame, about = load_certificates(folder)["mine"]
+        ...     votes = load_certificate_votes(folder, "mine")
+        >>> len(frame), about["kind"], votes.samples
+        (397, 'distance', 50)
     """
     folder = Path(folder)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
@@ -76,7 +89,7 @@ def save_certificate(
 
 
 def load_certificates(folder: str | Path) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
-    """The certificates saved with a run.
+    """The certificates saved with a run. `save_certificate` has an example.
 
     Args:
         folder: Of a finished run.
@@ -101,23 +114,64 @@ def load_certificates(folder: str | Path) -> dict[str, tuple[pd.DataFrame, dict[
 
 
 def load_certificate_votes(folder: str | Path, name: str) -> VoteCounts:
-    """The votes behind a certificate saved with a run; DamagedFileError if they are not what was written."""
+    """The votes behind a certificate saved with a run. `save_certificate` has an example.
+
+    Args:
+        folder: Of a finished run.
+        name: Of the certificate.
+
+    Returns:
+        The votes, the same that were counted.
+
+    Raises:
+        DamagedFileError: they are not what was written, or there are none.
+    """
     files, path = open_run(Path(folder)), f"{PLACE}/{name}.votes.safetensors"
     return _votes(*unpack_tensors(files.read(path), files.folder / path), files.folder / path)
 
 
 def pack_votes(votes: VoteCounts) -> bytes:
-    """The counts (m, C) with the number of models and the noise, as safetensors."""
+    """Votes as the bytes of a safetensors file: the counts (m, C) with the number of models and the noise.
+
+    Args:
+        votes: Of `smooth`.
+
+    Returns:
+        What `load_votes` reads.
+    """
     return pack_tensors({"counts": torch.from_numpy(votes.counts)}, samples=votes.samples, noise=votes.noise)
 
 
 def save_votes(path: Path, votes: VoteCounts) -> None:
-    """Write votes into a file of their own."""
+    """Write votes into a file of their own, whole or not at all.
+
+    Args:
+        path: Of the file.
+        votes: Of `smooth`.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_votes(Path(folder) / "votes", VoteCounts(np.array([[90, 10]]), samples=100, noise=0.01))
+        ...     load_votes(Path(folder) / "votes").counts
+        array([[90, 10]])
+    """
     write_atomic(path, pack_votes(votes))
 
 
 def load_votes(path: Path) -> VoteCounts:
-    """The votes that `save_votes` wrote; DamagedFileError if they are not what was written."""
+    """The votes that `save_votes` wrote; it has an example.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        The votes.
+
+    Raises:
+        DamagedFileError: The file is not what was written, or not there.
+    """
     return _votes(*read_tensors(path), path)
 
 

@@ -65,14 +65,32 @@ def save_run(folder: str | Path, run: TrainingRun | EnsembleRun) -> None:
 
 
 def run_files(run: TrainingRun | EnsembleRun) -> dict[str, bytes]:
-    """The files of a run by their path in its folder. Equal runs have equal files."""
+    """The files of a run.
+
+    Args:
+        run: A run or an ensemble.
+
+    Returns:
+        Their content by their path in the folder. Equal runs have equal files.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> sorted(run_files(crfl.train(exp, crfl.load_data(exp))))[:3]
+        ['history.csv', 'params.safetensors', 'record.json']
+    """
     return ensemble_files.run_files(run) if isinstance(run, EnsembleRun) else one_model.run_files(run)
 
 
 def write_run(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of a run, then their manifest; of a run that is there already, the files that were damaged.
 
-    StoreError, and nothing is written, if what is there is another run.
+    Args:
+        folder: Where to; the caller holds its lock.
+        files: As `run_files` returns them.
+
+    Raises:
+        StoreError: The folder holds another run. Nothing is written then.
     """
     if not (folder / manifest.NAME).exists():
         manifest.write_files(folder, files)
@@ -123,7 +141,25 @@ def load_run(
 def load_one_model(
     folder: str | Path, exp: Experiment | None = None, *, model: Model | nn.Module | None = None
 ) -> TrainingRun:
-    """`load_run` where one model is expected; StoreError if the folder holds an ensemble."""
+    """`load_run` where one model is expected.
+
+    Args:
+        folder: Where it lies.
+        exp: Settings to certify it under, other than its own in `smoothing` alone.
+        model: What was trained, if not softmax regression.
+
+    Returns:
+        The run.
+
+    Raises:
+        StoreError: The folder holds an ensemble, or no finished run of that model.
+        DamagedFileError: As `load_run`.
+
+    Example:
+        >>> load_one_model("nowhere")
+        Traceback (most recent call last):
+        crfl.errors.StoreError: nowhere: no finished run here; `crfl run` makes one
+    """
     files = open_run(Path(folder))
     if is_ensemble(files):
         raise StoreError(f"{folder}: holds an ensemble, expected a run of one model")
@@ -131,14 +167,25 @@ def load_one_model(
 
 
 def is_ensemble(files: Manifest) -> bool:
-    """Whether they are those of an ensemble."""
+    """Whether a folder holds an ensemble.
+
+    Args:
+        files: The manifest of its run.
+
+    Returns:
+        False for a run of one model.
+    """
     return ensemble_files.NAME in files.digests
 
 
 def check_run(files: Manifest) -> None:
     """Read all files of a run and hold them against each other.
 
-    DamagedFileError if one is not what was written or contradicts another.
+    Args:
+        files: The manifest of the run.
+
+    Raises:
+        DamagedFileError: A file is not what was written, or contradicts another.
     """
     if is_ensemble(files):
         ensemble_files.check_ensemble(files)
@@ -147,12 +194,43 @@ def check_run(files: Manifest) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a finished run lies in the folder, damaged or not."""
+    """Whether a finished run lies in a folder, damaged or not.
+
+    Args:
+        folder: It need not exist.
+
+    Returns:
+        Whether there is a manifest, which is written last.
+
+    Example:
+        >>> is_complete(Path("nowhere"))
+        False
+    """
     return (folder / manifest.NAME).exists()
 
 
 def open_run(folder: Path) -> Manifest:
-    """The manifest of a finished run; StoreError if there is no finished run."""
+    """The manifest of a finished run.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        The manifest, through which its files are read and checked.
+
+    Raises:
+        StoreError: There is no finished run.
+
+    Example:
+        >>> import crfl, tempfile
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     crfl.save_run(folder, crfl.train(exp, crfl.load_data(exp)))
+        ...     files = open_run(Path(folder))
+        ...     check_run(files)  # raises if there is anything wrong
+        ...     is_ensemble(files), is_complete(Path(folder))
+        (False, True)
+    """
     if is_complete(folder):
         return manifest.load(folder)
     if (folder / "params.safetensors").exists():

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from crfl.certification.certify import certify
 from crfl.certification.smoothing import VoteCounts, smooth
 from crfl.config import Experiment
 from crfl.data.federated import FederatedData, Split
-from crfl.data.load import load_data
 from crfl.errors import DamagedFileError, SettingsError
 from crfl.run import TrainingRun
 from crfl.runs import manifest
@@ -29,6 +28,7 @@ from crfl.runs.claim import training_key
 from crfl.runs.folder import is_complete, load_one_model, save_run
 from crfl.runs.lock import folder_lock
 from crfl.runs.own import Own, own_functions, register
+from crfl.sweeps.datasets import dataset
 from crfl.sweeps.jobs import work_off
 from crfl.training import train, train_pair
 
@@ -38,7 +38,25 @@ WAIT = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of runs and votes. Several processes and machines may use the same one at the same time."""
+    """A folder of runs and votes. Several processes and machines may use the same one at the same time.
+
+    Raises:
+        SettingsError: `jobs` is less than 1.
+
+    Example:
+        >>> import crfl, tempfile
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2, "smoothing.samples": 50})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     (run,) = cache.train([exp])  # trains
+        ...     (again,) = cache.train([exp])  # reads
+        ...     run, benign = cache.pair(exp)
+        ...     test = cache.data_of(exp).test
+        ...     votes = cache.votes(run, test)
+        ...     cert = cache.certify(run, test, kind="smoothing")  # with those votes
+        ...     print(cache.folder(exp).name.startswith("digits-"), votes.samples, cert.kind, benign.record.benign)
+        True 50 smoothing True
+    """
 
     root: Path
     """Where it lies."""
@@ -58,9 +76,20 @@ class Cache:
     def train(
         self, experiments: Sequence[Experiment], *, benign: bool = False, checkpoints: Sequence[int] = ()
     ) -> list[TrainingRun]:
-        """The runs of the experiments, trained if they are not in the cache yet.
+        """The runs of some experiments, trained if they are not in the cache yet.
 
         A run that fails ends the call with its error after the others were trained; those stay in the cache.
+
+        Args:
+            experiments: The settings of each run.
+            benign: Whether to train the benign counterparts instead.
+            checkpoints: Rounds whose models are kept.
+
+        Returns:
+            A run for each experiment, in their order.
+
+        Raises:
+            TrainingError: A run failed; so with the other errors of `crfl.train`.
         """
         folders = [self.folder(exp, benign, checkpoints) for exp in experiments]
         pairs = list(zip(folders, experiments, strict=True))
@@ -71,7 +100,14 @@ class Cache:
         return [self._load(folder, exp, benign, checkpoints) for folder, exp in pairs]
 
     def pair(self, exp: Experiment) -> tuple[TrainingRun, TrainingRun]:
-        """A run and its benign counterpart, trained in one pass; `distance` in the run's history is theirs."""
+        """A run and its benign counterpart, trained in one pass; `distance` in the run's history is theirs.
+
+        Args:
+            exp: The settings of both.
+
+        Returns:
+            The run, then its benign counterpart.
+        """
         folder = self.folder(exp).with_name(self.folder(exp).name + "-pair")
         places = folder / "run", folder / "benign"
         if not all(map(is_complete, places)):
@@ -82,16 +118,44 @@ class Cache:
         return run, benign
 
     def folder(self, exp: Experiment, benign: bool = False, checkpoints: Sequence[int] = ()) -> Path:
-        """Where the run of these settings lives."""
+        """Where the run of some settings lives, trained or not.
+
+        Args:
+            exp: The settings.
+            benign: Whether it is the benign counterpart.
+            checkpoints: Rounds whose models are kept.
+
+        Returns:
+            A folder named by a digest of all that the run depends on.
+        """
         key = training_key(exp, self.data_of(exp), benign, checkpoints, self.model)
         return self.root / "runs" / f"{exp.data.name}-{_digest(key)}"
 
     def data_of(self, exp: Experiment) -> FederatedData:
-        """What a run of these settings is trained on."""
+        """What a run is trained on.
+
+        Args:
+            exp: Its settings.
+
+        Returns:
+            The cache's own data, or else what the settings name.
+        """
         return dataset(exp) if self.data is None else self.data
 
     def certify(self, run: TrainingRun, test: Split, **options: Any) -> Certificate:
-        """`crfl.certify`, its votes taken from the cache or left there."""
+        """`crfl.certify`, its votes taken from the cache or left there.
+
+        Args:
+            run: A run of this cache's model.
+            test: What is certified.
+            options: Those of `crfl.certify`.
+
+        Returns:
+            The certificate.
+
+        Raises:
+            CertificateError: as `crfl.certify`.
+        """
         kind = options.get("kind", inspect.signature(certify).parameters["kind"].default)
         if (
             kind in ("published", "smoothing", "distance")
@@ -102,7 +166,18 @@ class Cache:
         return certify(run, test, **options)
 
     def votes(self, run: TrainingRun, test: Split) -> VoteCounts:
-        """Algorithm 2's votes on the whole test set or, if the settings ask for fewer, on the rows they draw."""
+        """Algorithm 2's votes on the whole test set or, if the settings ask for fewer, on the rows they draw.
+
+        Args:
+            run: A run of this cache's model.
+            test: The whole test set.
+
+        Returns:
+            Votes (m, C).
+
+        Raises:
+            CertificateError: as `crfl.smooth`.
+        """
         settings, seed = run.experiment.smoothing, run.experiment.seed
         wanted = settings.test_samples
         if wanted is not None and wanted < len(test.x):
@@ -139,14 +214,24 @@ class Cache:
 
 
 def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
-    """The run as if it had ended after `rounds`, from its checkpoint: the last round only clips.
+    """The run as if it had ended earlier, from its checkpoint: the last round only clips.
 
     Args:
         run: A run that kept the model of that round (`checkpoints`).
         rounds: T of the shorter run.
 
+    Returns:
+        The shorter run, the same to the last bit as if it had been trained so.
+
     Raises:
         SettingsError: if that is before an attack round, or the run kept no checkpoint of it.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 5, "attack.round": 2})
+        >>> run = crfl.train(exp, data := crfl.load_data(exp), checkpoints=[3])
+        >>> bool((prefix(run, 3).params == crfl.train(exp.override({"server.rounds": 3}), data).params).all())
+        True
     """
     shorter = run.experiment.override({"server.rounds": rounds})
     if rounds not in run.checkpoints:
@@ -163,27 +248,6 @@ def prefix(run: TrainingRun, rounds: int) -> TrainingRun:
         | {"noise_std": np.append(run.columns["noise_std"][: rounds - 1], 0.0)},
         checkpoints={},
     )
-
-
-def dataset(exp: Experiment) -> FederatedData:
-    """The experiment's data, kept for the next experiment that wants the same."""
-    settings = exp.to_dict()
-    return _load_data(
-        _Wanted(json.dumps({group: settings[group] for group in ("seed", "data", "features", "local")}), exp)
-    )
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Data that is wanted: what it depends on, and the whole settings of one who wants it."""
-
-    key: str
-    exp: Experiment = field(compare=False, repr=False)
-
-
-@lru_cache(maxsize=32)
-def _load_data(wanted: _Wanted) -> FederatedData:
-    return load_data(wanted.exp)
 
 
 def _train(

@@ -28,7 +28,18 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs and certificates for each value and each seed."""
+    """Runs and certificates for each value and each seed. `sweep` makes it.
+
+    Example:
+        >>> import crfl, tempfile
+        >>> base = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = sweep(Cache(folder), base, "attack.scale", [2.0, 4.0], seeds=2, kind="margin")
+        >>> found.certified_accuracy([0.0, 0.1, 0.2]).shape, found.certified_rate([0.0]).shape
+        ((2, 2, 3), (2, 2, 1))
+        >>> list(found.to_frame().columns[:3]), list(found.curves([0.0, 0.1]).columns)
+        (['attack.scale', 'seed', 'accuracy'], ['attack.scale', 'radius', 'mean', 'low', 'high'])
+    """
 
     values: tuple[Any, ...]
     """The values of the setting that was swept; of several settings, a tuple of a value for each."""
@@ -51,12 +62,32 @@ class Sweep:
         return np.array([np.mean([r.history["accuracy"].iloc[-1] for r in group]) for group in self.runs])
 
     def certified_accuracy(self, radii: npt.ArrayLike) -> FloatArray:
-        """Certified accuracy, (values, seeds, radii)."""
+        """Certified accuracy of every run.
+
+        Args:
+            radii: Where to read the certificates, (k,).
+
+        Returns:
+            (values, seeds, k).
+
+        Raises:
+            CertificateError: There are no samples, or a radius is NaN.
+        """
         pairs = [zip(*groups, strict=True) for groups in zip(self.certificates, self.labels, strict=True)]
         return np.array([[c.certified_accuracy(y, radii) for c, y in group] for group in pairs])
 
     def certified_rate(self, radii: npt.ArrayLike) -> FloatArray:
-        """Certified rate, (values, seeds, radii)."""
+        """Certified rate of every run: the same, right or wrong.
+
+        Args:
+            radii: Where to read the certificates, (k,).
+
+        Returns:
+            (values, seeds, k).
+
+        Raises:
+            CertificateError: There are no samples, or a radius is NaN.
+        """
         return np.array([[c.certified_rate(radii) for c in group] for group in self.certificates])
 
     def to_frame(self, radii: Iterable[float] = (0.0,)) -> pd.DataFrame:
@@ -100,6 +131,9 @@ class Sweep:
 
         Returns:
             Columns: the settings that were swept, radius, mean, low and high, the least and the largest of the seeds.
+
+        Raises:
+            SettingsError: `curve` is another word.
         """
         import pandas as pd
 
