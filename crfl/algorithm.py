@@ -26,7 +26,20 @@ if TYPE_CHECKING:
 def training_rounds(
     batch: RunBatch, state: TrainingState, engine: Engine, evaluation: Evaluation | None
 ) -> Iterator[TrainingState]:
-    """Algorithm 1 from the round after `state` to round T; yields the state after every round."""
+    """Algorithm 1 from the round after `state` to round T.
+
+    Args:
+        batch: the S runs: settings, data, model.
+        state: where they stand.
+        engine: trains the clients.
+        evaluation: measures the models on the test set; None: nothing is measured.
+
+    Yields:
+        The state after every round.
+
+    Raises:
+        TrainingError: a model diverges, or no update is left to aggregate.
+    """
     for t in range(state.round + 1, batch.num_rounds + 1):
         state = training_round(batch, state, t, engine, evaluation)
         yield state
@@ -69,7 +82,20 @@ def training_round(
 def collect_updates(
     batch: RunBatch, global_models: Tensor, t: int, engine: Engine
 ) -> tuple[Tensor, tuple[ClientStats, ...]]:
-    """Local training, attack and aggregation of round t: sum_i p_i gamma_i u_i(z_t) of every run, (S, P)."""
+    """Local training, attack and aggregation of round t: sum_i p_i gamma_i u_i(z_t) of every run.
+
+    Args:
+        batch: the S runs.
+        global_models: z_t, (S, P).
+        t: the round, 1 .. T.
+        engine: trains the clients.
+
+    Returns:
+        The aggregates (S, P), and of each run what is recorded of its clients.
+
+    Raises:
+        TrainingError: no update is left to aggregate.
+    """
     plans = [plan.round(t) for plan in batch.plans]
     aggregators = batch.aggregators(plans, t, like=global_models[0])
     weights = [a.weights if a.needs_only_sum else None for a in aggregators]
@@ -98,7 +124,21 @@ def record_round(
     clients: tuple[ClientStats, ...],
     evaluation: Evaluation | None,
 ) -> TrainingState:
-    """The state after round t, with the norms, measurements and client statistics that are recorded of it."""
+    """The state after round t, with the norms, measurements and client statistics that are recorded of it.
+
+    Args:
+        batch: the S runs.
+        state: where they stood after round t - 1.
+        t: the round, 1 .. T.
+        global_models: z_t, (S, P).
+        pre_clip: v_t, (S, P).
+        params: w_t, (S, P).
+        clients: of each run what is recorded of its clients.
+        evaluation: measures w_t, in the rounds that are evaluated.
+
+    Returns:
+        The state.
+    """
     measure = evaluation.measure if evaluation is not None and batch.evaluates(t) else unmeasured
     loss, accuracy, attack_success_rate, top_prediction_share = measure(params)
     metrics = RoundMetrics(

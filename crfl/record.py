@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AttackerRecord:
-    """One attacker's part in an attack round, whether it took part in the round or not."""
+    """One attacker's part in an attack round, whether it took part in the round or not.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2, "attack.scale": 20.0})
+        >>> attacker = crfl.train(exp, crfl.load_data(exp)).record.rounds[1].attackers[0]
+        >>> attacker.client, attacker.scale, len(attacker.poison_ratios)
+        (0, 20.0, 7)
+    """
 
     client: int
     """Number of the client."""
@@ -45,7 +53,12 @@ class AttackerRecord:
 
 @dataclass(frozen=True)
 class DroppedRecord:
-    """A client whose update the server could not use in a round."""
+    """A client whose update the server could not use in a round.
+
+    Example:
+        >>> DroppedRecord(client=3, reason="NaN or infinity", weight=0.1).client
+        3
+    """
 
     client: int
     """Number of the client."""
@@ -58,7 +71,15 @@ class DroppedRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round of Algorithm 1. Norms are l2 norms, computed in float64."""
+    """One round of Algorithm 1. Norms are l2 norms, computed in float64.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> last = crfl.train(exp, crfl.load_data(exp)).record.rounds[-1]
+        >>> last.round, last.noise_std, round(sum(last.weights), 6)
+        (3, 0.0, 1.0)
+    """
 
     round: int
     """t = 1 .. T"""
@@ -94,7 +115,17 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """All rounds of a run and the constants they share."""
+    """All rounds of a run and the constants they share.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> record = crfl.train(exp, crfl.load_data(exp)).record
+        >>> len(record.rounds), record.client_sizes[0], record.max_feature_norm > 1
+        (3, 140, True)
+        >>> [r.round for r in record.attack_rounds], record.attack_rounds[0].dropped
+        ([2], ())
+    """
 
     model: str
     num_features: int
@@ -149,7 +180,22 @@ class TrainingRecord:
 def poison_ratios(
     size: int, poisoned_per_batch: int, batch_size: int, epochs: int, keep_last_batch: bool
 ) -> tuple[float, ...]:
-    """q/n of every local step of a client with `size` samples, the first q samples of each batch being poisoned."""
+    """q/n of every local step of a client, the first q samples of each batch being poisoned.
+
+    Args:
+        size: Samples of the client.
+        poisoned_per_batch: q_B
+        batch_size: n_B
+        epochs: Passes over the shard a round.
+        keep_last_batch: Whether an incomplete last batch counts.
+
+    Returns:
+        A ratio for each step, in order.
+
+    Example:
+        >>> poison_ratios(size=25, poisoned_per_batch=5, batch_size=10, epochs=1, keep_last_batch=True)
+        (0.5, 0.5, 1.0)
+    """
     batches = [batch_size] * (size // batch_size)
     if keep_last_batch and size % batch_size:
         batches.append(size % batch_size)

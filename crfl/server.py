@@ -10,7 +10,18 @@ from crfl.devices import to_device
 
 
 def norm(params: Tensor) -> Tensor:
-    """l2 norm over the last dimension, in float64: params (..., P) -> (...)."""
+    """l2 norm over the last dimension, in float64.
+
+    Args:
+        params: (..., P).
+
+    Returns:
+        (...) float64.
+
+    Example:
+        >>> norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([5., 0.], dtype=torch.float64)
+    """
     return torch.linalg.vector_norm(params, dim=-1, dtype=torch.float64)
 
 
@@ -67,5 +78,17 @@ def perturb(params: Tensor, noise_std: float | Tensor, seed: int, round_: int) -
 
 
 def shrink(params: Tensor, decay: Tensor) -> Tensor:
-    """(1 - kappa) w: the decay that the server adds to Algorithm 1 (server.decay); kappa, one for each vector (...)."""
+    """(1 - kappa) w: the decay that the server adds to Algorithm 1 (server.decay).
+
+    Args:
+        params: w (..., P).
+        decay: kappa, one for each vector, (...).
+
+    Returns:
+        (..., P).
+
+    Example:
+        >>> shrink(torch.tensor([[1.0, 2.0]]), torch.tensor([0.5]))
+        tensor([[0.5000, 1.0000]])
+    """
     return params * to_device((1 - decay).to(params.dtype), params.device).unsqueeze(-1) if decay.any() else params

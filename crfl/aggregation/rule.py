@@ -13,7 +13,14 @@ from crfl.errors import TrainingError
 
 
 class Server(Protocol):
-    """The settings that a rule may read: crfl.config.Server."""
+    """The settings that a rule may read: crfl.config.Server.
+
+    Example:
+        >>> from crfl import config
+        >>> server: Server = config.Server(aggregation="trimmed_mean", num_byzantine=2)
+        >>> server.num_byzantine
+        2
+    """
 
     @property
     def aggregation(self) -> str:
@@ -30,6 +37,11 @@ class Aggregate:
 
     The update is the weighted sum of the clients' updates. `median` and `trimmed_mean` are the exception: they have
     other weights in every coordinate, and `weights` is the average over the coordinates, for the record only.
+
+    Example:
+        >>> updates, weights = torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([0.5, 0.5], dtype=torch.float64)
+        >>> Aggregate(weights.float() @ updates, weights).update
+        tensor([2., 1.])
     """
 
     update: Tensor

@@ -76,6 +76,9 @@ class Model(Protocol):
         (67, torch.Size([5, 3]))
         >>> torch.equal(model.from_module(model.to_module(params)), params)
         True
+        >>> many, x = params.expand(2, -1), torch.rand(5, 4)
+        >>> model.class_logits(many, x).shape, model.noisy_logits(many, x).shape, model.feature_norms(x).shape
+        (torch.Size([2, 3, 5]), torch.Size([3, 2, 5]), torch.Size([5]))
     """
 
     @property

@@ -93,8 +93,19 @@ def certified_rate(curves: Mapping[str, Certified], ax: Axes | None = None, **st
 def strength_label(certificates: Sequence[Certified]) -> str:
     """Name of the axis of what these certificates bound: a radius, in which space, or a number of clients or samples.
 
+    Args:
+        certificates: All of the same strength.
+
+    Returns:
+        The name, with formulas as matplotlib takes them.
+
     Raises:
         ValueError: there is no certificate, or radii and numbers of clients are mixed.
+
+    Example:
+        >>> from crfl.certification.ensembles.certify import certify_disjoint
+        >>> strength_label([certify_disjoint([[1, 1, 0]], 2, num_clients=3)])
+        'malicious clients (any updates, in every round)'
     """
     names = {c.strength_name for c in certificates}
     if len(names) != 1:
@@ -116,7 +127,19 @@ def strengths(certificates: Sequence[Certified]) -> FloatArray:
 
 
 def radius_grid(*radii: FloatArray) -> FloatArray:
-    """From 0 to just beyond the largest finite radius (or to 1), fine enough to show the steps."""
+    """From 0 to just beyond the largest finite radius (or to 1), fine enough to show the steps.
+
+    Args:
+        radii: Of one or more certificates, each (m,).
+
+    Returns:
+        Rising radii.
+
+    Example:
+        >>> grid = radius_grid(np.array([0.0, 0.2]), np.array([0.4, np.inf]))
+        >>> float(grid[0]), round(float(grid[-1]), 4)
+        (0.0, 0.42)
+    """
     largest = max((float(np.max(r, where=np.isfinite(r), initial=0.0)) for r in radii), default=0.0)
     return np.linspace(0.0, 1.05 * largest or 1.0, _POINTS)
 

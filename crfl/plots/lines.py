@@ -21,6 +21,15 @@ def training(history: pd.DataFrame, attack_round: int | Sequence[int] | None = N
         history: `TrainingRun.history`.
         attack_round: the attack round, or several.
         ax: where to draw; a new figure without it.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> import crfl
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": 2})
+        >>> training(crfl.train(exp, crfl.load_data(exp)).history, attack_round=2).get_xlabel()
+        'round'
     """
     ax = new_axes(ax, "round", "share of test samples")
     ax.plot(history["round"], history["accuracy"], label="accuracy", **look(0))
@@ -57,6 +66,15 @@ def curves(
         top: the largest y that the axis is to have room for, e.g. that of the picture beside; default: that of the
             lines.
         endless: whether the height at the right edge holds for any larger x: it is marked by a triangle.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> x = np.array([0.0, 0.5, 1.0])
+        >>> ax = curves({"ours": (x, np.array([[0.9, 0.8, 0.5], [0.9, 0.7, 0.4]]))}, "radius", "certified accuracy")
+        >>> len(ax.lines), len(ax.collections)  # the mean, and the band
+        (1, 1)
     """
     ax = new_axes(ax, xlabel, ylabel)
     for i, (label, (x, ys)) in enumerate(lines.items()):

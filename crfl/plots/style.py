@@ -59,7 +59,18 @@ def fill(i: int) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """The text so that matplotlib shows it as it is, dollar signs included."""
+    r"""A text so that matplotlib shows it as it is, dollar signs included.
+
+    Args:
+        text: Such as the name of a class.
+
+    Returns:
+        The text for matplotlib.
+
+    Example:
+        >>> print(plain("under 100 $"))
+        under 100 \$
+    """
     return text.replace("$", "\\$")
 
 
@@ -100,7 +111,19 @@ def legend_below(ax: Axes) -> None:
 
 
 def share_legend(figure: Figure) -> None:
-    """One legend below all axes of a figure with a constrained layout, if the same curves are in each of them."""
+    """One legend below all axes, if the same curves are in each of them.
+
+    Args:
+        figure: One with a constrained layout. The legends of its axes are removed.
+
+    Example:
+        >>> from matplotlib import pyplot
+        >>> figure, axes = pyplot.subplots(1, 2, layout="constrained")
+        >>> lines = [ax.plot([0, 1], label="margin") for ax in axes]
+        >>> share_legend(figure)
+        >>> len(figure.legends)
+        1
+    """
     found = [ax.get_legend_handles_labels() for ax in figure.axes]
     handles, labels = max(found, key=lambda pair: len(pair[1]))
     if len(found) > 1 and all(set(other) <= set(labels) for _, other in found):

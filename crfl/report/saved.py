@@ -22,7 +22,19 @@ SPLITS = ("clean", "backdoored")
 
 @dataclass(frozen=True)
 class SavedCertificate:
-    """A certificate without the run that it came from: enough for curves, tables and examples."""
+    """A certificate without the run that it came from: enough for curves, tables and examples.
+
+    Example:
+        >>> from crfl.certification.ensembles.certify import certify_disjoint
+        >>> certificate = certify_disjoint([[1, 1, 1], [1, 0, 0]], 2, num_clients=3)
+        >>> saved = SavedCertificate.of("ensemble-clean", certificate, labels=[1, 1])
+        >>> saved.title, saved.split, saved.strength_name, saved.correct
+        ('ensemble', 'clean', 'malicious_clients', array([ True, False]))
+        >>> saved.certified_accuracy(saved.labels, [0, 1]), saved.certified_rate([0, 1])
+        (array([0.5, 0.5]), array([1. , 0.5]))
+        >>> SavedCertificate.from_files("ensemble-clean", saved.frame, {"kind": "ensemble"}).label
+        'ensemble'
+    """
 
     name: str
     frame: pd.DataFrame
@@ -37,7 +49,16 @@ class SavedCertificate:
 
     @classmethod
     def of(cls, name: str, certificate: Certificate, labels: npt.ArrayLike) -> SavedCertificate:
-        """A certificate of this process; `labels` are those of the whole test set."""
+        """A certificate of this process.
+
+        Args:
+            name: Such as "margin-clean".
+            certificate: Of any kind.
+            labels: Those of the whole test set, (test_size,).
+
+        Returns:
+            What a run folder would keep of it.
+        """
         frame = certificate.to_frame()
         frame.insert(1, "label", np.asarray(labels)[certificate.indices])
         about = certificate.guarantee.statement
@@ -53,7 +74,19 @@ class SavedCertificate:
 
     @classmethod
     def from_files(cls, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> SavedCertificate:
-        """A certificate from its table and what its JSON file says; StoreError if the table is none of a certificate."""
+        """A certificate as a run folder keeps it.
+
+        Args:
+            name: Of the file, without its ending.
+            frame: The table, as `load_certificates` reads it.
+            about: What its JSON file says. What is missing there stays empty.
+
+        Returns:
+            The certificate.
+
+        Raises:
+            StoreError: The table is none of a certificate.
+        """
         needed = {"index", "label", "prediction", "abstained"}
         if not needed <= set(frame.columns) or not set(STRENGTHS) & set(frame.columns):
             raise StoreError(f"{name}.csv: got columns {list(frame.columns)[:8]}, expected those of a certificate")
@@ -105,12 +138,27 @@ class SavedCertificate:
         return self.frame["abstained"].to_numpy(dtype=bool)
 
     def certified_accuracy(self, y: npt.ArrayLike, strengths: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Share of samples predicted as labelled in `y` (m,), not abstained from, with at least this strength."""
+        """Share of samples that are predicted as labelled and not abstained from, with at least some strength.
+
+        Args:
+            y: Labels of the certified samples, (m,).
+            strengths: Radii or counts, a number or an array.
+
+        Returns:
+            The shares, in the shape of `strengths`.
+        """
         correct = self.frame["prediction"].to_numpy() == np.asarray(y)
         return np.asarray(metrics.certified_accuracy(correct, self.abstained, self.strength, strengths))
 
     def certified_rate(self, strengths: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Share of samples with at least this strength, right or wrong."""
+        """Share of samples with at least some strength, right or wrong.
+
+        Args:
+            strengths: Radii or counts, a number or an array.
+
+        Returns:
+            The shares, in the shape of `strengths`.
+        """
         return np.asarray(metrics.certified_rate(self.strength, strengths))
 
 
@@ -120,8 +168,19 @@ def read_certificates(folder: str | Path) -> tuple[SavedCertificate, ...]:
     Args:
         folder: Of a finished run.
 
+    Returns:
+        The certificates; none if none was saved.
+
     Raises:
         StoreError: the folder holds no finished run, or a certificate in it is not what was written.
+
+    Example:
+        >>> import crfl, tempfile
+        >>> exp = crfl.Experiment().override({"server.rounds": 3, "attack.round": None})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     crfl.save_run(folder, crfl.train(exp, crfl.load_data(exp)))
+        ...     read_certificates(folder)
+        ()
     """
     found = load_certificates(folder).items()
     certificates = [SavedCertificate.from_files(name, frame, about) for name, (frame, about) in found]

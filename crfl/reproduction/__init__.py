@@ -6,8 +6,9 @@ is panels of curves and the claims that the paper makes of them, tested on those
 
 from crfl.reproduction.clients import at_least, certified_ensembles, clients_panel, two_labels
 from crfl.reproduction.figures import Claim, Figure, Panel, equal, falls, numbers, rises
-from crfl.reproduction.lab import DATA_TITLES, Lab, expected_critical, sweep_figures, sweep_panel
+from crfl.reproduction.lab import DATA_TITLES, Lab
 from crfl.reproduction.summary import report
+from crfl.reproduction.sweeps import expected_critical, sweep_figures, sweep_panel
 
 __all__ = [
     "DATA_TITLES",

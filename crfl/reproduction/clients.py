@@ -41,6 +41,21 @@ def certified_ensembles(
         exp: The settings.
         deal: Changes which clients hold which samples.
         model: What is trained, if not softmax regression.
+
+    Returns:
+        A certificate with the labels of its test set, a seed.
+
+    Example:
+        >>> import tempfile
+        >>> from crfl.sweeps import Cache
+        >>> exp = Experiment().override({"server.rounds": 3, "attack.round": None, "ensemble.groups": 5})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lab = Lab(Cache(folder), configs=folder, seeds=(0, 1), smoke=True)
+        ...     found = certified_ensembles(lab, exp)
+        >>> len(found), at_least("digits", found, {0: 0.1}).holds
+        (2, True)
+        >>> list(clients_panel("5 groups", {"digits": found}).curves)
+        ['digits']
     """
     found: list[Certified] = []
     for seed in lab.seeds:
@@ -50,7 +65,15 @@ def certified_ensembles(
 
 
 def clients_panel(title: str, curves: Mapping[str, Sequence[Certified]]) -> Panel:
-    """Certified accuracy over the number of malicious clients: for each label a certificate a seed."""
+    """Certified accuracy over the number of malicious clients. `certified_ensembles` has an example.
+
+    Args:
+        title: Of the panel.
+        curves: For each label a certificate and the labels of its test set, a seed.
+
+    Returns:
+        The panel.
+    """
     every = [certificate for some in curves.values() for certificate, _ in some]
     counts = count_grid(*every).astype(np.float64)
     heights = {
@@ -61,7 +84,16 @@ def clients_panel(title: str, curves: Mapping[str, Sequence[Certified]]) -> Pane
 
 
 def at_least(what: str, certified: Sequence[Certified], expected: Mapping[int, float]) -> Claim:
-    """The certified accuracy, a mean over the seeds, at so many malicious clients is no less than expected."""
+    """The certified accuracy at so many malicious clients is no less than expected. `certified_ensembles` has an example.
+
+    Args:
+        what: Is certified, for the text of the claim.
+        certified: A certificate and the labels of its test set, a seed; their mean counts.
+        expected: The least share of each number of malicious clients.
+
+    Returns:
+        The claim, and whether it holds.
+    """
     found = {m: float(np.mean([c.certified_accuracy(y, m) for c, y in certified])) for m in expected}
     return Claim(
         f"certified accuracy of {what}",
@@ -72,7 +104,19 @@ def at_least(what: str, certified: Sequence[Certified], expected: Mapping[int, f
 
 
 def two_labels(data: FederatedData) -> FederatedData:
-    """The same samples, sorted by label and cut into two pieces a client, dealt at random (McMahan et al. 2017)."""
+    """The same samples, sorted by label and cut into two pieces a client, dealt at random (McMahan et al. 2017).
+
+    Args:
+        data: Any federated data.
+
+    Returns:
+        The same with other shards: most clients have one or two labels.
+
+    Example:
+        >>> data = two_labels(dataset(Experiment()))
+        >>> bool((data.label_counts() > 0).sum(axis=1).median() <= 4)
+        True
+    """
     rows = torch.cat(list(data.shards))
     rows = rows[torch.argsort(data.y[rows], stable=True)]
     clients = len(data.shards)

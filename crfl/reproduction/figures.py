@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of a figure, and whether the figure's own curves bear it out."""
+    """What the paper says of a figure, and whether the figure's own curves bear it out.
+
+    Example:
+        >>> Claim("radius grows with the noise", expected="rising", measured="0.1, 0.2", holds=True).holds
+        True
+    """
 
     text: str
     expected: str
@@ -35,7 +40,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves on one pair of axes."""
+    """Curves on one pair of axes.
+
+    Example:
+        >>> x = np.array([0.0, 1.0])
+        >>> Panel("MNIST", "radius", "certified accuracy", {"ours": (x, np.array([[0.9, 0.5]]))}).log
+        False
+    """
 
     title: str
     xlabel: str
@@ -52,7 +63,18 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, the numbers in it and the claims about it."""
+    """A picture, the numbers in it and the claims about it.
+
+    Example:
+        >>> import tempfile
+        >>> x = np.array([0.0, 1.0])
+        >>> panel = Panel("MNIST", "radius", "certified accuracy", {"ours": (x, np.array([[0.9, 0.5]]))})
+        >>> figure = Figure("figure-1", "One seed", (panel,), (falls("falls", [0.9, 0.5]),))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     figure.save(Path(folder))
+        ...     sorted(path.name for path in Path(folder).rglob("*.*"))
+        ['figure-1.csv', 'figure-1.json', 'figure-1.pdf', 'figure-1.png']
+    """
 
     name: str
     title: str
@@ -78,7 +100,11 @@ class Figure:
         return pd.concat(rows, ignore_index=True)
 
     def save(self, folder: Path) -> None:
-        """Write PNG, PDF, CSV of the curves and JSON of settings and claims."""
+        """Write PNG and PDF of the picture, CSV of the curves and JSON of settings and claims.
+
+        Args:
+            folder: Where to: pictures into plots/, the rest into curves/.
+        """
         from matplotlib import pyplot
 
         size = (max(5.4, 4.9 * len(self.panels)), 4.2)
@@ -112,12 +138,37 @@ class Figure:
 
 
 def numbers(values: Sequence[float] | npt.NDArray[np.float64]) -> str:
-    """Numbers for a table: four digits each."""
+    """Numbers for a table: four digits each.
+
+    Args:
+        values: Any.
+
+    Returns:
+        Them in a line, with commas.
+
+    Example:
+        >>> numbers([0.123456, 2.0])
+        '0.1235, 2'
+    """
     return ", ".join(f"{v:.4g}" for v in values)
 
 
 def equal(text: str, expected: Sequence[float], measured: Sequence[float], rel: float = 1e-6) -> Claim:
-    """The measured numbers are the expected ones."""
+    """Claim: the measured numbers are the expected ones.
+
+    Args:
+        text: Of the claim.
+        expected: What the paper says.
+        measured: What the figure has.
+        rel: Relative tolerance.
+
+    Returns:
+        The claim, and whether it holds.
+
+    Example:
+        >>> equal("critical radius", [0.5], [0.5]).holds
+        True
+    """
     holds = len(expected) == len(measured) and all(
         math.isclose(a, b, rel_tol=rel) for a, b in zip(expected, measured, strict=True)
     )
@@ -125,12 +176,38 @@ def equal(text: str, expected: Sequence[float], measured: Sequence[float], rel: 
 
 
 def rises(text: str, measured: Sequence[float], slack: float = 0.0) -> Claim:
-    """Each number is larger than the one before (by more than -slack)."""
+    """Claim: each number is larger than the one before.
+
+    Args:
+        text: Of the claim.
+        measured: What the figure has, in order.
+        slack: By so much it may be smaller.
+
+    Returns:
+        The claim, and whether it holds.
+
+    Example:
+        >>> rises("with the noise", [0.1, 0.2, 0.19]).holds, rises("about", [0.1, 0.2, 0.19], slack=0.02).holds
+        (False, True)
+    """
     holds = all(b > a - slack for a, b in itertools.pairwise(measured))
     return Claim(text, "rising", numbers(measured), holds)
 
 
 def falls(text: str, measured: Sequence[float], slack: float = 0.0) -> Claim:
-    """Each number is smaller than the one before (by more than -slack)."""
+    """Claim: each number is smaller than the one before.
+
+    Args:
+        text: Of the claim.
+        measured: What the figure has, in order.
+        slack: By so much it may be larger.
+
+    Returns:
+        The claim, and whether it holds.
+
+    Example:
+        >>> falls("with the scale", [0.3, 0.2]).holds
+        True
+    """
     claim = rises(text, [-m for m in measured], slack)
     return Claim(text, "falling", numbers(measured), claim.holds)
