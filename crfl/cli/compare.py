@@ -89,7 +89,9 @@ def _chosen(threats: tuple[str, ...], methods: tuple[str, ...], plugins: tuple[P
         load_plugin(path)
         own = getattr(sys.modules[path.stem], "ENTRIES", None)
         if own is None:
-            raise click.ClickException(f"--plugin: {path.name} has no list ENTRIES of crfl.benchmark.entry.Entry")
+            raise click.ClickException(
+                f"--plugin: got {path.name} without ENTRIES, expected a list ENTRIES of crfl.benchmark.entry.Entry"
+            )
         entries += own
     for name in methods:
         _known("--method", name, tuple(dict.fromkeys(e.name for e in entries)))

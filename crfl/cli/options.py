@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,17 @@ folder = click.argument("folder", metavar="RUN", type=click.Path(file_okay=False
 def check_options(kind: str, bounds: str | None, attack_round: str, prices: str | None = None) -> dict[str, Any]:
     """The options of `crfl.certify`; UsageError if one is not of this kind."""
     if bounds is not None and kind not in SAMPLED:
-        raise click.UsageError(f"--bounds is for --kind {', '.join(SAMPLED)}; {kind} needs no probabilities")
+        raise click.UsageError(
+            f"--bounds: got {bounds} with kind {kind}, which needs no probabilities; expected kind {_any_of(SAMPLED)}"
+        )
     if attack_round == "any" and kind not in ANY_ROUND:
-        raise click.UsageError(f"--attack-round any is for --kind {' and '.join(ANY_ROUND)}, not for {kind}")
+        raise click.UsageError(f"--attack-round: got any with kind {kind}, expected kind {_any_of(ANY_ROUND)}")
     if prices is not None and kind != "ensemble":
-        raise click.UsageError(f"--prices is for --kind ensemble, not for {kind}")
+        raise click.UsageError(f"--prices: got {prices} with kind {kind}, expected kind ensemble")
     given = {"kind": kind, "bounds": bounds, "attack_round": "any" if attack_round == "any" else None, "prices": prices}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """a, b or c"""
+    return " or ".join([", ".join(names[:-1]), names[-1]])

@@ -55,7 +55,9 @@ def run(
     folder = out or Path("runs") / name
     ensemble = exp.ensemble.groups is not None
     if ensemble and checkpoints:
-        raise click.UsageError("--checkpoint is for one model, not for an ensemble")
+        raise click.UsageError(
+            "--checkpoint: got one with ensemble.groups, expected none: an ensemble keeps no checkpoints"
+        )
     data = load_data(exp)
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
@@ -124,7 +126,11 @@ def certify(
     wrong = [key for key in changes if not key.startswith("smoothing.") and key != "data.root"]
     if wrong:
         raise SettingsError(
-            [f"{key}: certifying cannot change it; it is part of the training" for key in wrong], "--set"
+            [
+                f"{key}: got a setting of the training, expected smoothing.* or data.root: certifying changes no run"
+                for key in wrong
+            ],
+            "--set",
         )
     result = load_run(folder)
     own_kind = "ensemble" if isinstance(result, EnsembleRun) else "margin"

@@ -27,7 +27,7 @@ def check_module(module: nn.Module, num_features: int) -> None:
     for problem in _problems(module, num_features):
         raise DataError(f"model: got {name}, {problem}")
     if not any(p.requires_grad for p in module.parameters()):
-        raise DataError(f"model: got {name}, which has no parameters to train (that require_grad)")
+        raise DataError(f"model: got {name}, which has no parameters to train, expected some with requires_grad")
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -86,7 +86,9 @@ def check_function(
             "expected a module of differentiable operations, without random numbers in eval mode or numbers read by .item()"
         ) from None
     if together.shape != (2, 2, len(params)):
-        raise DataError(f"model: got {name}, whose gradient has shape {tuple(together.shape)}")
+        raise DataError(
+            f"model: got {name}, whose gradient has shape {tuple(together.shape)}, expected {(2, 2, len(params))}"
+        )
     size = float(out.abs().max()) * TOLERANCE
     if bool(((again - out).abs() > size).any()):
         raise DataError(

@@ -177,5 +177,7 @@ def load_votes(path: Path) -> VoteCounts:
 
 def _votes(tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> VoteCounts:
     if about.keys() != {"samples", "noise"} or tensors.keys() != {"counts"}:
-        raise DamagedFileError(f"{path}: holds no votes")
+        raise DamagedFileError(
+            f"{path}: got {sorted({*tensors, *about})}, expected the votes of a run: counts, samples and noise"
+        )
     return VoteCounts(tensors["counts"].numpy(), int(about["samples"]), float(about["noise"]))

@@ -101,7 +101,7 @@ def _read(
             f"records, expected {len(groups.groups)} groups"
         )
     if not torch.isfinite(params).all():
-        raise DamagedFileError(f"{files.folder / PARAMS}: got parameters that are not finite")
+        raise DamagedFileError(f"{files.folder / PARAMS}: got parameters that are not finite, expected finite numbers")
     return exp, groups, params, about, records
 
 

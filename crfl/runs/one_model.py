@@ -115,7 +115,10 @@ def read_params(files: Manifest, name: str) -> tuple[Tensor, dict[str, Any]]:
     """Parameters (P,) of a model, or (G, P) of several, and what it is."""
     tensors, about = unpack_tensors(files.read(name), files.folder / name)
     if "params" not in tensors or not {"model", "num_features", "num_classes", "bias"} <= about.keys():
-        raise DamagedFileError(f"{files.folder / name}: holds no model of a run")
+        raise DamagedFileError(
+            f"{files.folder / name}: got {sorted({*tensors, *about})}, expected a model: params, model, num_features, "
+            "num_classes and bias"
+        )
     return tensors["params"], about
 
 
@@ -134,5 +137,7 @@ def _round_of(name: str) -> int:
     """The round of a checkpoint's file."""
     number = Path(name).stem.removeprefix("round-")
     if not number.isdecimal():
-        raise DamagedFileError(f"{name}: is no checkpoint of a round")
+        raise DamagedFileError(
+            f"{name}: got the name {Path(name).name!r}, expected that of a checkpoint, such as round-10"
+        )
     return int(number)

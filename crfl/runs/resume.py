@@ -227,7 +227,9 @@ def _known(folder: Path) -> Manifest | None:
         return None
     found = manifest.load(folder)
     if not isinstance(found.about.get("round"), int):
-        raise DamagedFileError(f"{folder / manifest.NAME}: does not say of which round it is")
+        raise DamagedFileError(
+            f"{folder / manifest.NAME}: got round {found.about.get('round')!r}, expected the number of a round"
+        )
     return found
 
 

@@ -64,16 +64,19 @@ def test_what_an_ensemble_cannot_is_said(call, config, finished, tmp_path):
     out = tmp_path / "out"
     checkpoint = call("run", config, *SMALL, *GROUPS, "--checkpoint", 2, "--out", out)
     assert (checkpoint.exit_code, out.exists()) == (2, False)
-    assert "--checkpoint is for one model" in checkpoint.output
+    assert "an ensemble keeps no checkpoints" in checkpoint.output
     assert call("run", config, *SMALL, *GROUPS, "--out", out).exit_code == 0
     for args, message in (
         (["--kind", "margin"], "kind 'margin': got EnsembleRun"),
-        (["--attack-round", "any"], "--attack-round any is for --kind margin"),
+        (["--attack-round", "any"], "--attack-round: got any with kind ensemble, expected kind margin or smoothing"),
         (["--prices", "clients"], "of every group"),
     ):
         result = call("certify", out, *args)
         assert result.exit_code in (1, 2)
         assert message in result.output
-    assert "--prices is for --kind ensemble" in call("certify", finished, "--prices", "clients").output
+    assert (
+        "--prices: got clients with kind margin, expected kind ensemble"
+        in call("certify", finished, "--prices", "clients").output
+    )
     assert "kind 'ensemble': got TrainingRun" in call("certify", finished, "--kind", "ensemble").output
     assert "expected null, or train_ensemble" in call("sweep", config, *GROUPS, "--seeds", 2).output
