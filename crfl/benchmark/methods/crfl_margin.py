@@ -17,7 +17,7 @@ from crfl.attack.search_inputs import optimised_poison, optimised_trigger
 from crfl.benchmark.attacked import attacking, continued, last_round_predictions
 from crfl.benchmark.choice import Choice
 from crfl.benchmark.entry import Entry, IntArray, Outcome, Task
-from crfl.benchmark.federations import DATA_SETS
+from crfl.benchmark.federations import federation
 from crfl.certification.certify import certify
 from crfl.certification.coupling.distance import CoupledScenario
 from crfl.certification.radius import RadiusCertificate
@@ -75,11 +75,16 @@ def trained(task: Task, factor: float) -> Trained:
     Models that attacks start from are kept.
     """
     start = time.process_time()
-    recipe = Experiment.named(DATA_SETS[task.data_name].recipe)
-    recipe = recipe.override({"server.decay": recipe.server.decay * factor})
+    recipe = federation(task.data_name, "trigger", task.seed)
     rounds = recipe.server.rounds
     known = rounds - BEFORE_END
-    exp = recipe.override({"seed": task.seed, "attack.round": None, "server.evaluate_every": rounds})
+    exp = recipe.override(
+        {
+            "local": {"batch_size": 100_000, "keep_last_batch": True},
+            "server": {"decay": recipe.server.decay * factor, "evaluate_every": rounds},
+            "attack.round": None,
+        }
+    )
     exp = _fitted(exp, task)
     exps = [exp, attack(exp, task, known, 1, 1.0), attack(exp, task, known, share(exp, task), SCALE)]
     kept = [known - 1, rounds - 1]
@@ -218,12 +223,12 @@ def _predict(run: TrainingRun, params: Tensor, x: Tensor) -> IntArray:
 
 FACTORS = (0.5, 1.0, 2.0)
 """On the recipe's lambda."""
-CHOSEN = {"digits": 1.0}
+CHOSEN = {"digits": 1.0, "loan": 2.0}
 TRIGGER_CHOICE, CONTENT_CHOICE, ROUNDS_CHOICE = (
     Choice(func, FACTORS, CHOSEN, default=1.0) for func in (trigger, any_content, client_rounds)
 )
-"""By data set, of all three threats together: chosen on held-out training samples by benchmarks/choose_rivals.py for the
-digits; other data have their recipe's lambda, which for MNIST was chosen by test images, for EMNIST by public ones."""
+"""By data set, of all three threats together: chosen on held-out training samples by benchmarks/choose_rivals.py; other data
+have their recipe's lambda, that of EMNIST being chosen by public images."""
 
 ENTRIES = (
     Entry(
