@@ -8,7 +8,6 @@ import resource
 import time
 
 import torch
-from torch import Tensor
 
 import crfl
 from crfl.run_batch import RunBatch
@@ -25,13 +24,15 @@ CASES = [
 """Clients, samples of each, batch size."""
 
 
-def images(clients: int, samples: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Random images of MNIST's size; the time does not depend on what they show."""
+def images(clients: int, samples: int) -> crfl.FederatedData:
+    """Clients of random images of MNIST's size; the time does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (clients * samples, 784), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 10, (len(x),), generator=generator)
     shards = torch.randperm(len(x), generator=generator).split(samples)
-    return x, y, shards
+    return crfl.FederatedData.from_arrays(
+        x, y, x[:1000], y[:1000], shards=shards, scale=1 / 255, input_shape=(28, 28), domain=(0.0, 1.0)
+    )
 
 
 def main() -> None:
@@ -40,16 +41,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print("clients  samples  batch  seconds to load  seconds a round  peak MiB so far")
+    print("clients  samples  batch  seconds to make  seconds a round  peak MiB so far")
     for clients, samples, batch_size in CASES:
         changes = {"data.name": "custom", "data.clients": clients, "local.batch_size": batch_size}
         changes |= {"local.learning_rate": 0.001, "server.rounds": options.rounds, "attack.round": 2}
         changes |= {"local.precision": "float32"}
-        x, y, shards = images(clients, samples)
         began = time.perf_counter()
-        data = crfl.FederatedData.from_arrays(
-            x, y, x[:1000], y[:1000], shards=shards, scale=1 / 255, input_shape=(28, 28), domain=(0.0, 1.0)
-        )
+        data = images(clients, samples)
         loaded = time.perf_counter() - began
         batch = RunBatch.of([crfl.Experiment().override(changes)], data)
         seconds, before = [], time.perf_counter()
