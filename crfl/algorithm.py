@@ -154,4 +154,4 @@ def record_round(
     if state.clients:
         clients = tuple(own.sharing(before) for own, before in zip(clients, state.clients[-1], strict=True))
     kept = {**state.checkpoints, t: params} if t in batch.checkpoints else state.checkpoints
-    return TrainingState(params, (*state.metrics, metrics), (*state.clients, clients), kept)
+    return TrainingState(params, state.metrics.and_then(metrics), state.clients.and_then(clients), kept)

@@ -31,8 +31,8 @@ BLOCKS = 4
 """Of kernels of which both sides are multiples of this, oneDNN makes blocks, which takes longer than the product."""
 PIECE = 500
 """Rows of one product of few rows by many: several products side by side are then faster than one, in MKL."""
-FEW_PIECES = 8
-"""So few are not worth the copy of their results."""
+FEW_PIECES, LONG = 8, 400
+"""Fewer pieces, or shorter rows, are not worth the copy of their results."""
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
             return inner(b, a).mT.contiguous()
         image = a.contiguous().view(1, 1, r, d).permute(0, 3, 1, 2)  # channels last, and so is the result
         return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT.contiguous()
-    if not a.is_cpu or n < FEW_PIECES * PIECE:
+    if not a.is_cpu or d < LONG or n < FEW_PIECES * PIECE:
         return a @ b.mT
     whole = n - n % PIECE
     pieces = a @ b[:whole].view(-1, PIECE, d).mT

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import torch
@@ -38,6 +39,44 @@ class RoundMetrics:
 METRICS = tuple(f.name for f in fields(RoundMetrics))
 
 
+T = TypeVar("T")
+
+
+class Rounds(Sequence[T], Generic[T]):
+    """What each round left, in order. One more takes no longer after many: it goes into the list that both share.
+
+    Example:
+        >>> first = Rounds("ab")
+        >>> longer, other = first.and_then("c"), first.and_then("d")
+        >>> "".join(first), "".join(longer), "".join(other)
+        ('ab', 'abc', 'abd')
+    """
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        """Rounds that are done."""
+        self._items = list(items)
+        self._length = len(self._items)
+
+    def and_then(self, item: T) -> Rounds[T]:
+        """These rounds and one more."""
+        longer: Rounds[T] = Rounds()
+        longer._items = self._items if len(self._items) == self._length else self._items[: self._length]
+        longer._items.append(item)
+        longer._length = self._length + 1
+        return longer
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        places = range(self._length)[index]
+        return self._items[places] if isinstance(places, int) else tuple(self._items[i] for i in places)
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """Where S runs stand after a round, and what was measured until then. Everything else follows from the settings.
@@ -48,9 +87,9 @@ class TrainingState:
 
     params: Tensor
     """w_t, (S, P)"""
-    metrics: tuple[RoundMetrics, ...] = ()
+    metrics: Rounds[RoundMetrics] = field(default_factory=Rounds)
     """One a round."""
-    clients: tuple[tuple[ClientStats, ...], ...] = ()
+    clients: Rounds[tuple[ClientStats, ...]] = field(default_factory=Rounds)
     """For each round one a run."""
     checkpoints: Mapping[int, Tensor] = field(default_factory=dict)
     """Parameters (S, P) after the rounds asked for."""
@@ -63,7 +102,7 @@ class TrainingState:
     def to(self, device: str | torch.device) -> TrainingState:
         """The same state with its parameters and metrics on `device`."""
         kept = {round_: params.to(device) for round_, params in self.checkpoints.items()}
-        metrics = tuple(RoundMetrics(*(getattr(m, name).to(device) for name in METRICS)) for m in self.metrics)
+        metrics = Rounds(RoundMetrics(*(getattr(m, name).to(device) for name in METRICS)) for m in self.metrics)
         return TrainingState(self.params.to(device), metrics, self.clients, kept)
 
     def to_tensors(self, since: int = 0) -> dict[str, Tensor]:
@@ -119,7 +158,7 @@ def _extended(state: TrainingState | None, tensors: Mapping[str, Tensor]) -> Tra
         before = clients[-1] if clients else (None,) * len(params)
         clients.append(tuple(_client_stats(f"{t} {run}", tensors, before[run]) for run in range(len(params))))
     kept = {int(name.split()[1]): t for name, t in tensors.items() if name.startswith("checkpoint ")}
-    return TrainingState(params, state.metrics + metrics, tuple(clients), {**state.checkpoints, **kept})
+    return TrainingState(params, Rounds([*state.metrics, *metrics]), Rounds(clients), {**state.checkpoints, **kept})
 
 
 def _client_stats(key: str, tensors: Mapping[str, Tensor], before: ClientStats | None) -> ClientStats:

@@ -105,7 +105,8 @@ class OneStep:
         x, y = self._samples(places, models.dtype)
         own = to_device(torch.from_numpy(shares).to(models.dtype), models.device)
         x, y, own = (values.unflatten(0, (len(lengths), -1)) for values in (x, y, own))
-        with threads_for(y.numel() * models.shape[-2:].numel()):
+        at_once = y.numel() if models.dim() == 2 else y.shape[1]  # models of their own: a product a set
+        with threads_for(at_once * models.shape[-2:].numel()):
             moved = self.gradients(models, x, y, own, self.data.scale).neg_()
         if self.local.weight_decay:
             decay = to_device(torch.from_numpy(self.local.weight_decay * lengths).to(models.dtype), models.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 CHUNK_BYTES = 12 * 2**20
 """Memory for the batches and models of the clients that train together on a CPU: about what its cache holds. An
 accelerator, which needs more work at a time, gets 32 times as much."""
-COPIED_BYTES = 256 * 2**20
+COPIED_BYTES = 512 * 2**20
 """Samples of single-step clients that take no more are copied into the order of the clients."""
 SUPPORTED_SHARE = 0.9
 """Share of the features up to which it pays to leave out those that a client does not have."""
