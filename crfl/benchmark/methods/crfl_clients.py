@@ -155,11 +155,11 @@ def _outcome(task: Task, cert: ClientCertificate, models: int, seconds: float) -
 
 
 FACTORS = (1.0, 3.0)
-CLIENTS_CHOICE = Choice(clients, FACTORS, chosen={"digits": 3.0, "loan": 1.0}, default=1.0)
+CLIENTS_CHOICE = Choice(clients, FACTORS, chosen={"digits": 3.0, "loan": 1.0, "mnist": 3.0}, default=1.0)
 PRICED_CHOICE = Choice(
     priced,
     tuple(Priced(groups, factor) for factor in FACTORS for groups in (5, 20)),
-    chosen={"digits": Priced(20), "loan": Priced(20)},
+    chosen={"digits": Priced(20), "loan": Priced(20), "mnist": Priced(20)},
     default=Priced(20),
 )
 """Chosen on held-out training samples by benchmarks/choose_rivals.py; other data have the recipe's lambda. On the digits a

@@ -223,7 +223,7 @@ def _predict(run: TrainingRun, params: Tensor, x: Tensor) -> IntArray:
 
 FACTORS = (0.5, 1.0, 2.0)
 """On the recipe's lambda."""
-CHOSEN = {"digits": 1.0, "loan": 2.0}
+CHOSEN = {"digits": 1.0, "loan": 2.0, "mnist": 1.0}
 TRIGGER_CHOICE, CONTENT_CHOICE, ROUNDS_CHOICE = (
     Choice(func, FACTORS, CHOSEN, default=1.0) for func in (trigger, any_content, client_rounds)
 )
