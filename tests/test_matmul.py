@@ -119,7 +119,3 @@ def test_what_gains_nothing_is_multiplied(wide):
     assert not convolves(matmul.add_batched, normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not convolves(matmul.inner, normal(600, 300), normal(600, 300))
-
-
-def test_only_a_processor_that_gains_convolves():
-    assert matmul.AVX512 or not matmul.WIDE

@@ -5,11 +5,17 @@ import math
 import numpy as np
 
 from crfl.certification import sharp_lipschitz
-from crfl.certification.coupling.expansion import expansion
+from crfl.certification.coupling.expansion import expansions
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.rounding import Rounding
+from crfl.certification.coupling.rounds import Rounds
 
 B = 5.0
+
+
+def expansion(rounding, round_, attackers, num_attackers=None):
+    """What one round multiplies."""
+    return expansions(Rounds(rounding, (round_,)), (attackers,), num_attackers)[0]
 
 
 def expansion_factor(record, round_, attackers, num_attackers=None):

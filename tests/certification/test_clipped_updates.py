@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.rounding import Rounding
 from tests.certification.records import make_record, make_round
+from tests.certification.rounds import expansion
 from tests.certification.simulation import World, replace, simulate
 
 

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from crfl.certification import sharp_lipschitz
 from crfl.certification.coupling.distance import CoupledScenario
-from crfl.certification.coupling.expansion import expansion
 from crfl.certification.coupling.local import LocalTraining
 from crfl.certification.coupling.poison import poison
 from crfl.certification.coupling.rounding import Rounding
 from crfl.errors import CertificateError
 from tests.certification.records import attacker, make_record, make_round
-from tests.certification.rounds import by_hand, expansion_factor
+from tests.certification.rounds import by_hand, expansion, expansion_factor
 
 TINY = 1e-10
 """More than rounding in float64 adds to these records."""

@@ -9,7 +9,7 @@ import pytest
 from crfl.certification.coupling.clients import ClientScenario
 from crfl.certification.coupling.clipping import clipped_distance
 from crfl.certification.coupling.distance import CoupledScenario
-from crfl.certification.coupling.expansion import expansion, expansions
+from crfl.certification.coupling.expansion import expansions
 from crfl.certification.coupling.local import LocalTraining, local_steps
 from crfl.certification.coupling.poison import poison
 from crfl.certification.coupling.rounding import Rounding
@@ -17,6 +17,7 @@ from crfl.certification.coupling.rounds import Rounds, round_shares
 from crfl.certification.lipschitz import sharp_lipschitz
 from crfl.record import DroppedRecord
 from tests.certification.records import attacker, make_record, make_round
+from tests.certification.rounds import expansion
 
 SEEDS = range(12)
 

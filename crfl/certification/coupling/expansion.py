@@ -11,9 +11,8 @@ import numpy as np
 from crfl.certification._checks import BoolArray, FloatArray, IntArray
 from crfl.certification.coupling.arithmetic import gamma
 from crfl.certification.coupling.attackers import Attackers, Entries, each_alone
-from crfl.certification.coupling.rounding import Rounding, computed_norm
+from crfl.certification.coupling.rounding import computed_norm
 from crfl.certification.coupling.rounds import Rounds, dot
-from crfl.record import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,6 @@ class Expansion:
 
 TINY = 2.0**-1000
 """In place of 0 where what is multiplied may be infinite: the product then has the cap 0."""
-
-
-def expansion(
-    rounding: Rounding, round_: RoundRecord, attackers: Attackers, num_attackers: int | None = None
-) -> Expansion:
-    """That of one round, as `expansions` are."""
-    return expansions(Rounds(rounding, (round_,)), (attackers,), num_attackers)[0]
 
 
 def expansions(rounds: Rounds, attackers: Sequence[Attackers], num_attackers: int | None = None) -> list[Expansion]:

@@ -58,8 +58,8 @@ class OneStep:
             alike = clients[sizes == size]
             for some in self._chunks(alike, models, num_models=len(models)):
                 members = alike[some]
-                places, own = self.orders.first_places(members, round_), rates[members]
-                yield members, self._updates(models, places, np.repeat(own / size, size), own)
+                places, shares = self._weighted(members, round_, rates[members])
+                yield members, self._updates(models, places, shares, rates[members])
 
     def sums(
         self, models: Tensor, clients: IntArray, round_: int, lengths: FloatArray
@@ -93,7 +93,7 @@ class OneStep:
                 yield from ((*which, total) for which, total in zip(part, totals, strict=True))
 
     def _weighted(self, clients: IntArray, round_: int, lengths: FloatArray) -> tuple[slice | IntArray, FloatArray]:
-        """Places of the clients' samples and the share of each in the sum of updates."""
+        """Places of the clients' samples, one client after another, and the share of each in its client's step."""
         sizes = self.orders.first_batches[clients]
         return self.orders.first_places(clients, round_), np.repeat(lengths / sizes, sizes)
 
@@ -115,16 +115,13 @@ class OneStep:
 
     def _samples(self, places: slice | IntArray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Stored features (n, d) in the type of the models, and labels (n,)."""
-        if isinstance(places, slice):
-            y = self.labels[places].long()
-            if self.copied is not None:
-                return self.copied[places], y
-            return self.buffers.gather(self.data.x, self.row_index[places], dtype), y
-        chosen = to_device(torch.from_numpy(places), self.labels.device)
-        y = self.labels.index_select(0, chosen).long()
-        if self.copied is not None:
-            return self.buffers.gather(self.copied, chosen, dtype), y
-        return self.buffers.gather(self.data.x, self.row_index.index_select(0, chosen), dtype), y
+        chosen = places if isinstance(places, slice) else to_device(torch.from_numpy(places), self.labels.device)
+        y = self.labels[chosen].long()
+        if self.copied is None:
+            return self.buffers.gather(self.data.x, self.row_index[chosen], dtype), y
+        if isinstance(chosen, slice):
+            return self.copied[chosen], y
+        return self.buffers.gather(self.copied, chosen, dtype), y
 
     @functools.cached_property
     def copied(self) -> Tensor | None:
