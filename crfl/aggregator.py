@@ -146,21 +146,19 @@ class RoundAggregator:
         Raises:
             TrainingError: nobody is left, or too few for the rule, or the rule returns no Aggregate of these updates.
         """
-        kept = torch.ones(len(self.clients), dtype=torch.bool)
-        if self.dropped:
-            kept = torch.from_numpy(~np.isin(self.clients, list(self.dropped)))
+        kept = ~np.isin(self.clients, list(self.dropped)) if self.dropped else np.ones(len(self.clients), dtype=bool)
         self._check_quorum(kept)
         if self.rule.data_independent and not self.dropped:
             return self.received[0], self._stats(self.weights.numpy())
-        weights = torch.zeros(len(kept), dtype=torch.float64)
+        rows, weights = torch.from_numpy(kept), torch.zeros(len(kept), dtype=torch.float64)
         if self.rule.data_independent:
-            weights[kept] = self.weights[kept]
+            weights[rows] = self.weights[rows]
             share = float(self.weights.sum()) / float(weights.sum())
             return self.received[0] * share, self._stats((weights * share).numpy())
-        updates = self.received if kept.all() else self.received[kept]
-        aggregate = self.rule.function(updates, self.sizes[kept].to(updates.device), self.server)
+        updates = self.received if kept.all() else self.received[rows]
+        aggregate = self.rule.function(updates, self.sizes[rows].to(updates.device), self.server)
         aggregate = validate(aggregate, updates, self.server.aggregation)
-        weights[kept] = aggregate.weights.double().cpu()
+        weights[rows] = aggregate.weights.double().cpu()
         return aggregate.update.to(updates.dtype), self._stats(weights.numpy())
 
     def failure(self) -> tuple[Tensor, ClientStats]:
@@ -168,9 +166,9 @@ class RoundAggregator:
         self.dropped = {**dict.fromkeys(self.clients.tolist(), NO_AGGREGATE), **self.dropped}
         return torch.zeros_like(self.received[0]), self._stats(np.zeros(len(self.clients)))
 
-    def _check_quorum(self, kept: Tensor) -> None:
+    def _check_quorum(self, kept: npt.NDArray[np.bool_]) -> None:
         """TrainingError if too few updates are left, of the participants that are kept (n,)."""
-        if not self.weights[kept].any():
+        if not self.weights.numpy()[kept].any():
             raise TrainingError(
                 f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(kept)} clients were "
                 "dropped and the others, if any, weigh nothing; if training diverges, lower local.learning_rate or "

@@ -15,6 +15,7 @@ from crfl.config import Ensemble, Experiment
 from crfl.devices import resolve_device
 from crfl.errors import DataError, SettingsError
 from crfl.groups import deal_clients, draw_groups
+from crfl.matmul import aligned
 from crfl.models import Model
 from crfl.run import TrainingRun
 
@@ -93,9 +94,10 @@ class EnsembleRun:
         if features.ndim != 2 or features.shape[1] != self.model.num_features:
             raise DataError(f"x: got shape {tuple(features.shape)}, expected (m, {self.model.num_features})")
         models = self.params.to(resolve_device(device)).split(max(1, self.model.models_per_block(BLOCK_ROWS)))
+        models = tuple(map(aligned, models))
         found = np.empty((len(features), len(self.params)), dtype=np.int64)
         for start in range(0, len(features), BLOCK_SAMPLES):
-            block = features[start : start + BLOCK_SAMPLES].to(models[0])
+            block = aligned(features[start : start + BLOCK_SAMPLES].to(models[0]))
             logits = (self.model.class_logits(some, block) for some in models)
             found[start : start + len(block)] = torch.cat([some.max(1).indices for some in logits]).T.cpu().numpy()
         return found

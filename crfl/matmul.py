@@ -50,6 +50,14 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
 
 
+def aligned(a: Tensor) -> Tensor:
+    """The same numbers where torch's own memory begins, at a multiple of 64 bytes.
+
+    The bits of a product by MKL depend on where its factors begin: of one among many, on how large the others are.
+    """
+    return a if a.data_ptr() % 64 == 0 else a.clone(memory_format=torch.contiguous_format)
+
+
 def batched_affine(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
     """alpha a b^T + c (k, r, n) of a (k, r, d), b (k, n, d) and c (k, r, 1)."""
     (k, r, d), n = a.shape, b.shape[1]

@@ -136,19 +136,21 @@ class SoftmaxRegression:
         """See WeightedGradients: the sum of share (p - e_y) x~^T."""
         weights, bias = self.split(params)
         rows, (k, n) = (weights * scale).flatten(-3, -2), y.shape
+        together = params.dim() == 2 and k > 1
+        sets = () if together else tuple(map(matmul.aligned, x))
         if params.dim() == 2:
             logits = matmul.inner(rows, x.flatten(0, 1)).unflatten(1, (k, n)).transpose(0, 1)
         else:
-            logits = torch.stack([matmul.inner(own, samples) for own, samples in zip(rows, x, strict=True)])
+            logits = torch.stack([matmul.inner(matmul.aligned(own), own_x) for own, own_x in zip(rows, sets, strict=True)])
         logits = logits.unflatten(1, bias.shape[-2:])
         residual = (logits + bias.unsqueeze(-1) if self.bias else logits).softmax(dim=2)
         shape = (k, residual.shape[1], 1, n)
         residual.scatter_add_(2, y.view(k, 1, 1, n).expand(shape), residual.new_full((), -1.0).expand(shape))
         by_set = residual.mul_(shares.view(k, 1, 1, n)).flatten(1, 2)
-        if params.dim() == 2 and k > 1:
+        if together:
             gradient = torch.bmm(by_set, x)
         else:
-            gradient = torch.stack([own @ samples for own, samples in zip(by_set, x, strict=True)])
+            gradient = torch.stack([matmul.aligned(own) @ own_x for own, own_x in zip(by_set, sets, strict=True)])
         gradient = gradient.mul_(scale).unflatten(1, (*shape[1:2], -1))
         return self.join(gradient, by_set.sum(2).view(*shape[:2], -1) if self.bias else bias)
 

@@ -119,12 +119,13 @@ def test_whatever_clients_send_other_groups_keep_their_bits(update, model, preci
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("schedule", ["constant", "inverse"])
-def test_whatever_clients_hold_other_groups_keep_their_bits(model, schedule):
-    """Other samples, and many more of them: more steps a round, more features, larger batches."""
+@pytest.mark.parametrize(
+    "changes", [{"local__schedule": "constant"}, {"local__schedule": "inverse"}, {"server__update_clip": 0.1}]
+)
+def test_whatever_clients_hold_other_groups_keep_their_bits(model, changes):
+    """Other samples, and many more of them: more steps a round, more features, larger batches, other places in memory."""
     data = federation(sizes=(3,) * CLIENTS)
-    changes = {"local__batch_size": 20, "local__keep_last_batch": True, "server__decay": 0.1}
-    exp = settings(data, **changes, local__schedule=schedule)
+    exp = settings(data, local__batch_size=20, local__keep_last_batch=True, server__decay=0.1, **changes)
     groups = choose_groups(data.client_names, Ensemble(groups=4), exp.seed)
     bad, shards = int(groups[2][1]), list(data.shards)
     more = 50 * np.random.default_rng(1).normal(size=(90, FEATURES)).astype("f4")
@@ -140,3 +141,24 @@ def test_whatever_clients_hold_other_groups_keep_their_bits(model, schedule):
     one, two = (crfl.train_ensemble(exp, d, groups=4, model=MODELS[model]()) for d in (data, other))
     assert torch.equal(one.params[[0, 1, 3]], two.params[[0, 1, 3]])
     assert not torch.equal(one.params[2], two.params[2])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("changes", [{}, {"server__update_clip": 0.1}])
+def test_where_the_samples_of_a_group_lie_in_memory_changes_no_bit(seed, changes):
+    """They come after those of others, whose number is anything, and a row of 63 features does not fill whole vectors."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 9, CLIENTS)
+    x, y = rng.normal(size=(sizes.sum() + 50, 63)), rng.integers(0, CLASSES, sizes.sum() + 50)
+    exp = settings(federation(), local__batch_size=60, local__keep_last_batch=True, local__precision="float64", **changes)
+    groups = choose_groups(federation().client_names, Ensemble(groups=4), exp.seed)
+    group, trained = int(rng.integers(4)), []
+    for more in (0, int(rng.integers(1, 50))):
+        shards = list(torch.arange(sizes.sum()).split(sizes.tolist()))
+        first = int(groups[group][0])
+        shards[first] = torch.cat([shards[first], torch.arange(sizes.sum(), sizes.sum() + more)])
+        data = crfl.FederatedData.from_arrays(x, y, x[:9], y[:9], shards=shards, num_classes=CLASSES)
+        trained.append(crfl.train_ensemble(exp, data, groups=4).params)
+    others = [g for g in range(4) if g != group]
+    assert torch.equal(trained[0][others], trained[1][others])
+    assert not torch.equal(trained[0][group], trained[1][group])

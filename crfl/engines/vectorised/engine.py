@@ -118,11 +118,13 @@ class VectorisedEngine:
             if own is not None:
                 found = self._summed(now, plan.participants, plan.attackers, own.numpy())
                 members[run], lengths[run], singly[run] = found
-        for run, some, total in self.one_step.sums_apart(global_models, members, rounds[0].number, lengths):
-            if torch.isfinite(total.sum()):
-                yield UpdateSums([run], members[run][some], total)
-            else:
-                singly[run] = np.union1d(singly[run], members[run][some])
+        for sums, totals in self.one_step.sums_apart(global_models, members, rounds[0].number, lengths):
+            finite = torch.isfinite(totals.sum((1, 2))).tolist()
+            for (run, some), total, good in zip(sums, totals, finite, strict=True):
+                if good:
+                    yield UpdateSums([run], members[run][some], total)
+                else:
+                    singly[run] = np.union1d(singly[run], members[run][some])
         return singly
 
     def _summed(

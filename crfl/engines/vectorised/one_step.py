@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from crfl import matmul
 from crfl.config import Local
 from crfl.data.federated import FederatedData
 from crfl.devices import to_device
@@ -74,8 +75,8 @@ class OneStep:
 
     def sums_apart(
         self, models: Tensor, clients: Sequence[IntArray], round_: int, lengths: Sequence[FloatArray]
-    ) -> Iterator[tuple[int, slice, Tensor]]:
-        """The run, which of its clients (k,), and their sum (1, P), of runs with a model each and other clients each.
+    ) -> Iterator[tuple[list[tuple[int, slice]], Tensor]]:
+        """Runs with a model each and other clients each, some m at a time: which, with which of its clients (k,); their sums (m, 1, P).
 
         To the bit what `sums` yields of each run alone.
         """
@@ -89,8 +90,7 @@ class OneStep:
                 found = [self._weighted(clients[run][some], round_, lengths[run][some]) for run, some in part]
                 places, shares = np.concatenate([_listed(p) for p, _ in found]), np.concatenate([s for _, s in found])
                 steps = np.array([lengths[run][some].sum() for run, some in part])
-                totals = self._updates(models[[run for run, _ in part]].unsqueeze(1), places, shares, steps)
-                yield from ((*which, total) for which, total in zip(part, totals, strict=True))
+                yield part, self._updates(models[[run for run, _ in part]].unsqueeze(1), places, shares, steps)
 
     def _weighted(self, clients: IntArray, round_: int, lengths: FloatArray) -> tuple[slice | IntArray, FloatArray]:
         """Places of the clients' samples, one client after another, and the share of each in its client's step."""
@@ -120,7 +120,7 @@ class OneStep:
         if self.copied is None:
             return self.buffers.gather(self.data.x, self.row_index[chosen], dtype), y
         if isinstance(chosen, slice):
-            return self.copied[chosen], y
+            return matmul.aligned(self.copied[chosen]), y
         return self.buffers.gather(self.copied, chosen, dtype), y
 
     @functools.cached_property
@@ -138,6 +138,8 @@ class OneStep:
     def _chunks(self, clients: IntArray, models: Tensor, num_models: int) -> list[slice]:
         """The clients in parts whose samples, and `num_models` models each, fit into the memory of a chunk."""
         numbers = self.orders.first_batches[clients] * self.data.num_features + num_models * models.shape[-1]
+        if numbers.sum() < self._limit(models):
+            return [slice(0, len(clients))] if len(clients) else []
         ends = np.cumsum(numbers)
         borders = (np.flatnonzero(np.diff(ends // max(1, self._limit(models)))) + 1).tolist()
         return [slice(a, b) for a, b in itertools.pairwise([0, *borders, len(ends)]) if a < b]
