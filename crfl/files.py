@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from crfl.errors import DamagedFileError, StoreError
+from crfl.matmul import aligned
 
 try:
     import fcntl
@@ -123,7 +124,8 @@ def unpack_tensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[
         raise DamagedFileError(f"{path}: is damaged, or no file of crfl ({_short(error)})") from None
     if not whole:
         raise DamagedFileError(f"{path}: is damaged: its content does not match its digest")
-    return tensors, about
+    # A product's bits depend on where its factors begin; resumed training is to have those of one that never stopped.
+    return {name: aligned(tensor) for name, tensor in tensors.items()}, about
 
 
 def parse_json(content: bytes, path: Path) -> dict[str, Any]:

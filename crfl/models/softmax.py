@@ -141,7 +141,9 @@ class SoftmaxRegression:
         if params.dim() == 2:
             logits = matmul.inner(rows, x.flatten(0, 1)).unflatten(1, (k, n)).transpose(0, 1)
         else:
-            logits = torch.stack([matmul.inner(matmul.aligned(own), own_x) for own, own_x in zip(rows, sets, strict=True)])
+            logits = torch.stack(
+                [matmul.inner(matmul.aligned(own), own_x) for own, own_x in zip(rows, sets, strict=True)]
+            )
         logits = logits.unflatten(1, bias.shape[-2:])
         residual = (logits + bias.unsqueeze(-1) if self.bias else logits).softmax(dim=2)
         shape = (k, residual.shape[1], 1, n)

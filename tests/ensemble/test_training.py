@@ -150,7 +150,9 @@ def test_where_the_samples_of_a_group_lie_in_memory_changes_no_bit(seed, changes
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 9, CLIENTS)
     x, y = rng.normal(size=(sizes.sum() + 50, 63)), rng.integers(0, CLASSES, sizes.sum() + 50)
-    exp = settings(federation(), local__batch_size=60, local__keep_last_batch=True, local__precision="float64", **changes)
+    exp = settings(
+        federation(), local__batch_size=60, local__keep_last_batch=True, local__precision="float64", **changes
+    )
     groups = choose_groups(federation().client_names, Ensemble(groups=4), exp.seed)
     group, trained = int(rng.integers(4)), []
     for more in (0, int(rng.integers(1, 50))):

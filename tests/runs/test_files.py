@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,18 @@ def test_tensors_survive(tmp_path, dtype):
     found, about = files.read_tensors(tmp_path / "file")
     assert about == {"number": 1, "text": "é"}
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == t.dtype for name, t in tensors.items())
+
+
+def test_tensors_come_back_where_memory_of_their_own_would_begin():
+    """Elsewhere a product has other bits on some processors, and a run that goes on another record."""
+    for size in range(1, 40):
+        kept = {
+            "params": torch.rand(size, dtype=torch.float64),
+            "more": torch.rand(3, size),
+            "whole": torch.arange(size),
+        }
+        found, _ = files.unpack_tensors(files.pack_tensors(kept), Path("file"))
+        assert [t.data_ptr() % 64 for t in found.values()] == [0, 0, 0]
 
 
 def test_every_bit_of_a_tensor_file_counts(tmp_path):
