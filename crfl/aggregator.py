@@ -110,24 +110,27 @@ class RoundAggregator:
 
     def add(self, clients: IntArray, updates: Tensor) -> None:
         """Take the updates (k, P) of some of the participants (k,)."""
-        used = updates if self.update_clip is None else project(updates, self.update_clip)
+        used, norms = updates, None
+        if self.update_clip is not None:
+            norms = norm(updates)
+            used = project(updates, self.update_clip, norms)
         total = self._weighted_sum(clients, used)
         known = np.isin(clients, list(self.dropped)) if self.dropped else np.zeros(len(clients), dtype=bool)
         if known.any() or not torch.isfinite(norm(total)).all():  # else every update is finite
-            good = torch.isfinite(norm(updates)).cpu().numpy() & ~known
+            good = torch.isfinite(norm(updates) if norms is None else norms).cpu().numpy() & ~known
             self.dropped.update(dict.fromkeys(clients[~good & ~known].tolist(), NOT_FINITE))
-            clients, updates, used = clients[good], updates[good], used[good]
+            clients, used, norms = clients[good], used[good], None if norms is None else norms[good]
             total = self._weighted_sum(clients, used)
         if self.rule.data_independent:
             self.received += total
         else:
             self.received[np.searchsorted(self.clients, clients)] = used
-        if self.update_norms is not None:
-            self.update_norms[np.searchsorted(self.members, clients)] = norm(updates).cpu().numpy()
+        if norms is not None and self.update_norms is not None:
+            self.update_norms[np.searchsorted(self.members, clients)] = norms.cpu().numpy()
         attacking = np.isin(clients, self.attackers) if len(self.attackers) else None
         if attacking is not None and attacking.any():
-            norms = norm(used[attacking]).cpu().tolist()
-            self.attacker_norms.update(zip(clients[attacking].tolist(), norms, strict=True))
+            sent = norm(used[attacking]).cpu().tolist()
+            self.attacker_norms.update(zip(clients[attacking].tolist(), sent, strict=True))
 
     def add_sum(self, total: Tensor) -> None:
         """Take the weighted sum (P,) of the updates of some of the participants, all of them finite."""

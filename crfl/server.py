@@ -25,7 +25,7 @@ def norm(params: Tensor) -> Tensor:
     return torch.linalg.vector_norm(params, dim=-1, dtype=torch.float64)
 
 
-def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
+def project(params: Tensor, clip_norm: float | Tensor, norms: Tensor | None = None) -> Tensor:
     """The nearest vector of norm at most rho: Pi_rho(w) = w min(1, rho / ||w||) (Algorithm 1, clipping).
 
     An exact projection: a vector inside the ball keeps its bits.
@@ -33,6 +33,7 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
     Args:
         params: (..., P); a vector whose norm is not finite in float64 becomes NaN.
         clip_norm: rho, positive; one for all or one for each vector (...). Infinite: no clipping.
+        norms: (...) float64, what `norm` finds, where that is known.
 
     Returns:
         (..., P).
@@ -41,7 +42,7 @@ def project(params: Tensor, clip_norm: float | Tensor) -> Tensor:
         >>> project(torch.tensor([3.0, 4.0]), 1.0)
         tensor([0.6000, 0.8000])
     """
-    norms = norm(params)
+    norms = norm(params) if norms is None else norms
     factor = (to_device(torch.as_tensor(clip_norm, dtype=torch.float64), params.device) / norms).clamp(max=1.0)
     factor = torch.where(norms == 0, 1.0, factor.masked_fill(norms.isinf(), torch.nan))
     mantissa, exponent = torch.frexp(factor)  # three factors: one alone would underflow in float32 where ||w|| is 1e38
