@@ -51,11 +51,12 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def aligned(a: Tensor) -> Tensor:
-    """The same numbers where torch's own memory begins, at a multiple of 64 bytes.
+    """The same numbers in a row, from where memory of their own would begin: at a multiple of 64 bytes.
 
-    The bits of a product by MKL depend on where its factors begin: of one among many, on how large the others are.
+    The bits of a product by MKL depend on where its factors begin; of one among many, on how large the others are.
     """
-    return a if a.data_ptr() % 64 == 0 else a.clone(memory_format=torch.contiguous_format)
+    a = a.contiguous()
+    return a if a.data_ptr() % 64 == 0 else a.clone()
 
 
 def batched_affine(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:

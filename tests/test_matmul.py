@@ -119,3 +119,14 @@ def test_what_gains_nothing_is_multiplied(wide):
     assert not convolves(matmul.add_batched, normal(20, 8, 657), normal(20, 8, 100), normal(20, 100, 657), 1.0)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not convolves(matmul.inner, normal(600, 300), normal(600, 300))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_aligned_numbers_are_the_same_and_in_a_row(dtype):
+    whole = torch.arange(600, dtype=dtype)
+    for part in (whole, whole[3:90], whole.view(20, 30)[1:], whole.view(20, 30).mT, whole[::7]):
+        found = matmul.aligned(part)
+        assert torch.equal(found, part)
+        assert found.is_contiguous()
+        assert found.data_ptr() % 64 == 0
+    assert matmul.aligned(whole) is whole
