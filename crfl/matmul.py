@@ -31,7 +31,7 @@ BLOCKS = 4
 """Of kernels of which both sides are multiples of this, oneDNN makes blocks, which takes longer than the product."""
 PIECE = 500
 """Rows of one product of few rows by many: several products side by side are then faster than one, in MKL."""
-FEW_PIECES, LONG = 8, 400
+FEW_PIECES, LONG = 4, 400
 """Fewer pieces, or shorter rows, are not worth the copy of their results."""
 
 
@@ -43,11 +43,21 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
             return inner(b, a).mT.contiguous()
         image = a.contiguous().view(1, 1, r, d).permute(0, 3, 1, 2)  # channels last, and so is the result
         return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT.contiguous()
-    if not a.is_cpu or d < LONG or n < FEW_PIECES * PIECE:
+    if not _in_pieces(a, n, d):
         return a @ b.mT
     whole = n - n % PIECE
     pieces = a @ b[:whole].view(-1, PIECE, d).mT
     return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b (r, d), of few rows a (r, n) and many b (n, d)."""
+    n, d = b.shape
+    if not _in_pieces(a, n, d):
+        return a @ b
+    whole = n - n % PIECE
+    pieces = a[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1) @ b[:whole].view(-1, PIECE, d)
+    return pieces.sum(0).addmm_(a[:, whole:], b[whole:])
 
 
 def aligned(a: Tensor) -> Tensor:
@@ -76,6 +86,11 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
         return
     found = functional.conv1d(b.reshape(1, k * n, d), a.reshape(k * r, n, 1), dilation=DILATION, groups=k)
     c.add_(found.view(k, r, d), alpha=alpha)
+
+
+def _in_pieces(a: Tensor, n: int, d: int) -> bool:
+    """Whether a product of few rows with n rows of d numbers is faster in pieces."""
+    return a.is_cpu and a.dtype is torch.float32 and d >= LONG and n >= FEW_PIECES * PIECE
 
 
 def _convolves(a: Tensor) -> bool:

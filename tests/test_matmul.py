@@ -130,3 +130,15 @@ def test_aligned_numbers_are_the_same_and_in_a_row(dtype):
         assert found.is_contiguous()
         assert found.data_ptr() % 64 == 0
     assert matmul.aligned(whole) is whole
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("r", "n", "d"), [(10, 1999, 784), (10, 2000, 784), (30, 3777, 400), (10, 5000, 399), (1, 2501, 512), (3, 0, 5)]
+)
+def test_products_of_few_rows_by_many(r, n, d, dtype):
+    """In pieces or not."""
+    rows, b = normal(r, n, dtype=dtype), normal(n, d, seed=1, dtype=dtype)
+    assert_product(matmul.outer(rows, b), rows, b)
+    rows = normal(r, d, seed=2, dtype=dtype)
+    assert_product(matmul.inner(rows, b), rows, b.mT)

@@ -152,7 +152,9 @@ class SoftmaxRegression:
         if together:
             gradient = torch.bmm(by_set, x)
         else:
-            gradient = torch.stack([matmul.aligned(own) @ own_x for own, own_x in zip(by_set, sets, strict=True)])
+            gradient = torch.stack(
+                [matmul.outer(matmul.aligned(own), own_x) for own, own_x in zip(by_set, sets, strict=True)]
+            )
         gradient = gradient.mul_(scale).unflatten(1, (*shape[1:2], -1))
         return self.join(gradient, by_set.sum(2).view(*shape[:2], -1) if self.bias else bias)
 
