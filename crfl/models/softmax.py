@@ -136,27 +136,30 @@ class SoftmaxRegression:
         """See WeightedGradients: the sum of share (p - e_y) x~^T."""
         weights, bias = self.split(params)
         rows, (k, n) = (weights * scale).flatten(-3, -2), y.shape
-        together = params.dim() == 2 and k > 1
-        sets = () if together else tuple(map(matmul.aligned, x))
-        if params.dim() == 2:
+        if params.dim() == 2 and k > 1:
             logits = matmul.inner(rows, x.flatten(0, 1)).unflatten(1, (k, n)).transpose(0, 1)
+            residual = self._residual(logits.unflatten(1, bias.shape), bias, y, shares)
+            gradient, constants = torch.bmm(residual, x), residual.sum(2)
         else:
-            logits = torch.stack(
-                [matmul.inner(matmul.aligned(own), own_x) for own, own_x in zip(rows, sets, strict=True)]
-            )
-        logits = logits.unflatten(1, bias.shape[-2:])
+            own = zip(rows.expand(k, -1, -1), bias.expand(k, -1, -1), x, y, shares, strict=True)
+            gradient, constants = map(torch.stack, zip(*(self._own_gradient(*of_set) for of_set in own), strict=True))
+        gradient = gradient.mul_(scale).unflatten(1, (bias.shape[-2], -1))
+        return self.join(gradient, constants.view(k, *bias.shape[-2:]) if self.bias else bias)
+
+    def _own_gradient(self, rows: Tensor, bias: Tensor, x: Tensor, y: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one set, (S C, d) and (S C,), by operations of its own: how those of many are split to threads shows in the bits."""
+        x = matmul.aligned(x)
+        logits = matmul.inner(matmul.aligned(rows), x).view(1, *bias.shape, -1)
+        residual = self._residual(logits, bias, y[None], shares[None])[0]
+        return matmul.outer(residual, x), residual.sum(1)
+
+    def _residual(self, logits: Tensor, bias: Tensor, y: Tensor, shares: Tensor) -> Tensor:
+        """share (softmax(l + b) - e_y), (k, S C, n), of logits without biases (k, S, C, n), and biases (S, C)."""
+        k, n = y.shape
         residual = (logits + bias.unsqueeze(-1) if self.bias else logits).softmax(dim=2)
-        shape = (k, residual.shape[1], 1, n)
+        shape = (k, len(bias), 1, n)
         residual.scatter_add_(2, y.view(k, 1, 1, n).expand(shape), residual.new_full((), -1.0).expand(shape))
-        by_set = residual.mul_(shares.view(k, 1, 1, n)).flatten(1, 2)
-        if together:
-            gradient = torch.bmm(by_set, x)
-        else:
-            gradient = torch.stack(
-                [matmul.outer(matmul.aligned(own), own_x) for own, own_x in zip(by_set, sets, strict=True)]
-            )
-        gradient = gradient.mul_(scale).unflatten(1, (*shape[1:2], -1))
-        return self.join(gradient, by_set.sum(2).view(*shape[:2], -1) if self.bias else bias)
+        return residual.mul_(shares.view(k, 1, 1, n)).flatten(1, 2)
 
     def spectral_norm(self, params: Tensor) -> Tensor:
         """||W||_2 of parameters (..., P), shape (...), in float64 from the Gram matrix of the shorter side."""

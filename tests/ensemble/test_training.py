@@ -164,3 +164,25 @@ def test_where_the_samples_of_a_group_lie_in_memory_changes_no_bit(seed, changes
     others = [g for g in range(4) if g != group]
     assert torch.equal(trained[0][others], trained[1][others])
     assert not torch.equal(trained[0][group], trained[1][group])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_how_the_samples_of_all_groups_are_split_to_threads_changes_no_bit(precision):
+    """Groups of as many samples are trained side by side: three of them, or two. Large enough for two threads."""
+    rng, samples, clients, classes = np.random.default_rng(0), 445, 6, 7
+    x, y = rng.normal(size=(samples * clients, 430)), rng.integers(0, classes, samples * clients)
+    exp = crfl.Experiment().override(
+        {"data.name": "custom", "data.clients": clients, "local.batch_size": 10_000, "local.keep_last_batch": True}
+        | {"local.learning_rate": 0.3, "local.precision": precision, "server.rounds": 3, "attack.round": None}
+    )
+    threads, trained = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for first in (samples, 20):
+            shards = [rows[:first] if i == 0 else rows for i, rows in enumerate(torch.arange(len(x)).split(samples))]
+            data = crfl.FederatedData.from_arrays(x, y, x[:9], y[:9], shards=shards, num_classes=classes)
+            trained.append(crfl.train_ensemble(exp, data, groups=3))
+    finally:
+        torch.set_num_threads(threads)
+    same = [torch.equal(one, two) for one, two in zip(*(ensemble.params for ensemble in trained), strict=True)]
+    assert same == [0 not in group for group in trained[0].groups]
