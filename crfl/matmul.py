@@ -8,6 +8,7 @@ shapes that gain nothing, these functions are torch's products. Both ways agree 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -33,6 +34,8 @@ PIECE = 500
 """Rows of one product of few rows by many: several products side by side are then faster than one, in MKL."""
 FEW_PIECES, LONG = 4, 400
 """Fewer pieces, or shorter rows, are not worth the copy of their results."""
+PIECES, PIECE_BYTES = 4, 2**20
+"""Of the rows that several products take at a time: what the cache of a core holds, for each of a few cores."""
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -50,14 +53,23 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
 
 
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b (r, d), of few rows a (r, n) and many b (n, d)."""
-    n, d = b.shape
-    if not _in_pieces(a, n, d):
-        return a @ b
-    whole = n - n % PIECE
-    pieces = a[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1) @ b[:whole].view(-1, PIECE, d)
-    return pieces.sum(0).addmm_(a[:, whole:], b[whole:])
+def pieces(x: Tensor) -> Iterator[tuple[slice, int]]:
+    """Which rows of x (n, d) to take at a time for several products, and how many of them are a piece.
+
+    A few pieces at a time stay in the cache from one product to the next, and several products of few rows side by side
+    are faster than one.
+    """
+    n, size = len(x), _piece(x)
+    whole = n - n % size
+    for start in range(0, whole, PIECES * size):
+        yield slice(start, min(start + PIECES * size, whole)), size
+    if whole < n:
+        yield slice(whole, n), n - whole
+
+
+def is_one_piece(x: Tensor) -> bool:
+    """Whether x (n, d) is."""
+    return x.is_cpu and len(x) <= _piece(x)
 
 
 def aligned(a: Tensor) -> Tensor:
@@ -91,6 +103,11 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
 def _in_pieces(a: Tensor, n: int, d: int) -> bool:
     """Whether a product of few rows with n rows of d numbers is faster in pieces."""
     return a.is_cpu and a.dtype is torch.float32 and d >= LONG and n >= FEW_PIECES * PIECE
+
+
+def _piece(x: Tensor) -> int:
+    """Rows of a piece of x (n, d)."""
+    return max(1, PIECE_BYTES // (x.shape[1] * x.dtype.itemsize)) if x.is_cpu else len(x)
 
 
 def _convolves(a: Tensor) -> bool:

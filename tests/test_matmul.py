@@ -138,7 +138,23 @@ def test_aligned_numbers_are_the_same_and_in_a_row(dtype):
 )
 def test_products_of_few_rows_by_many(r, n, d, dtype):
     """In pieces or not."""
-    rows, b = normal(r, n, dtype=dtype), normal(n, d, seed=1, dtype=dtype)
-    assert_product(matmul.outer(rows, b), rows, b)
-    rows = normal(r, d, seed=2, dtype=dtype)
+    rows, b = normal(r, d, dtype=dtype), normal(n, d, seed=1, dtype=dtype)
     assert_product(matmul.inner(rows, b), rows, b.mT)
+
+
+@pytest.mark.parametrize(("n", "d", "dtype"), [(20_000, 200, torch.float32), (5000, 784, torch.float64)])
+def test_pieces_are_of_one_size_and_leave_out_no_row(n, d, dtype):
+    x = torch.zeros(n, d, dtype=dtype)
+    found = list(matmul.pieces(x))
+    assert torch.equal(torch.cat([torch.arange(n)[some] for some, _ in found]), torch.arange(n))
+    (size,) = {size for _, size in found[:-1]}
+    assert size * d * dtype.itemsize <= matmul.PIECE_BYTES < (size + 1) * d * dtype.itemsize
+    assert all(len(x[some]) % size == 0 for some, size in found)
+    assert not matmul.is_one_piece(x)
+
+
+def test_few_rows_are_one_piece():
+    assert list(matmul.pieces(torch.zeros(7, 30))) == [(slice(0, 7), 7)]
+    assert list(matmul.pieces(torch.zeros(2, 2**20))) == [(slice(0, 2), 1)]  # a row may be longer
+    assert list(matmul.pieces(torch.zeros(0, 30))) == []
+    assert matmul.is_one_piece(torch.zeros(7, 30))

@@ -135,29 +135,55 @@ class SoftmaxRegression:
     def weighted_gradients(self, params: Tensor, x: Tensor, y: Tensor, shares: Tensor, scale: float) -> Tensor:
         """See WeightedGradients: the sum of share (p - e_y) x~^T."""
         weights, bias = self.split(params)
-        rows, (k, n) = (weights * scale).flatten(-3, -2), y.shape
+        rows, k = (weights * scale).flatten(-3, -2), len(y)
         if params.dim() == 2 and k > 1:
-            logits = matmul.inner(rows, x.flatten(0, 1)).unflatten(1, (k, n)).transpose(0, 1)
-            residual = self._residual(logits.unflatten(1, bias.shape), bias, y, shares)
-            gradient, constants = torch.bmm(residual, x), residual.sum(2)
-        else:
-            own = zip(rows.expand(k, -1, -1), bias.expand(k, -1, -1), x, y, shares, strict=True)
-            gradient, constants = map(torch.stack, zip(*(self._own_gradient(*of_set) for of_set in own), strict=True))
+            gradient, constants = self._gradients(rows, bias, x, y, shares)
+        else:  # which way a set goes depends on itself alone
+            own = rows.expand(k, -1, -1), bias.expand(k, -1, -1), x, y, shares
+            if torch.get_num_threads() == 1 and matmul.is_one_piece(x[0]):
+                gradient, constants = self._gradients_apart(*own)
+            else:
+                of_sets = (self._own_gradient(*of_set) for of_set in zip(*own, strict=True))
+                gradient, constants = map(torch.stack, zip(*of_sets, strict=True))
         gradient = gradient.mul_(scale).unflatten(1, (bias.shape[-2], -1))
         return self.join(gradient, constants.view(k, *bias.shape[-2:]) if self.bias else bias)
 
+    def _gradients(self, rows: Tensor, bias: Tensor, x: Tensor, y: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Of k sets, (k, S C, d) and (k, S C), from models (S C, d) and (S, C)."""
+        residual = self._residual(rows @ x.mT, bias, y, shares)
+        return torch.bmm(residual, x), residual.sum(2)
+
     def _own_gradient(self, rows: Tensor, bias: Tensor, x: Tensor, y: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one set, (S C, d) and (S C,), by operations of its own: how those of many are split to threads shows in the bits."""
-        x = matmul.aligned(x)
-        logits = matmul.inner(matmul.aligned(rows), x).view(1, *bias.shape, -1)
-        residual = self._residual(logits, bias, y[None], shares[None])[0]
-        return matmul.outer(residual, x), residual.sum(1)
+        """Of one set, (S C, d) and (S C,), in pieces, which the cache keeps from one product to the next."""
+        rows, x = matmul.aligned(rows), matmul.aligned(x)
+        gradient, constants = torch.zeros_like(rows), rows.new_zeros(len(rows))
+        for some, size in matmul.pieces(x):
+            parts = (values[some].unflatten(0, (-1, size)) for values in (x, y, shares))
+            of_parts = self._gradients(rows, bias, *parts)
+            gradient += of_parts[0].sum(0)
+            constants += of_parts[1].sum(0)
+        return gradient, constants
+
+    def _gradients_apart(
+        self, rows: Tensor, bias: Tensor, x: Tensor, y: Tensor, shares: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of k small sets with models (k, S C, d) and (k, S, C) of their own, each to the bit as if it were the only one.
+
+        Every set has products of its own. What lies between them is done for all: one thread takes the samples of a set
+        from the first to the last, several would part them where it depends on the other sets.
+        """
+        own = [matmul.aligned(samples) for samples in x]
+        logits = torch.stack([matmul.aligned(model) @ samples.mT for model, samples in zip(rows, own, strict=True)])
+        residual = self._residual(logits, bias, y, shares)
+        found = [matmul.aligned(factor) @ samples for factor, samples in zip(residual, own, strict=True)]
+        return torch.stack(found), residual.sum(2)
 
     def _residual(self, logits: Tensor, bias: Tensor, y: Tensor, shares: Tensor) -> Tensor:
-        """share (softmax(l + b) - e_y), (k, S C, n), of logits without biases (k, S, C, n), and biases (S, C)."""
+        """share (softmax(l + b) - e_y), (k, S C, n), of logits without biases (k, S C, n), and biases (S, C) or (k, S, C)."""
         k, n = y.shape
-        residual = (logits + bias.unsqueeze(-1) if self.bias else logits).softmax(dim=2)
-        shape = (k, len(bias), 1, n)
+        residual = logits.view(k, *bias.shape[-2:], n)
+        residual = (residual + bias.unsqueeze(-1) if self.bias else residual).softmax(dim=2)
+        shape = (k, bias.shape[-2], 1, n)
         residual.scatter_add_(2, y.view(k, 1, 1, n).expand(shape), residual.new_full((), -1.0).expand(shape))
         return residual.mul_(shares.view(k, 1, 1, n)).flatten(1, 2)
 

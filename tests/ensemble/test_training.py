@@ -166,6 +166,28 @@ def test_where_the_samples_of_a_group_lie_in_memory_changes_no_bit(seed, changes
     assert not torch.equal(trained[0][group], trained[1][group])
 
 
+@pytest.mark.parametrize("keep_last_batch", [True, False])
+@pytest.mark.parametrize("samples", [7, 30, 61])
+def test_whose_groups_train_side_by_side_changes_no_bit(samples, keep_last_batch):
+    """Three groups are as large as each other, or two, or each is alone; a client has more samples than a batch, or none has."""
+    rng, clients, batch_size = np.random.default_rng(samples), 6, 61 if keep_last_batch else samples
+    x, y = rng.normal(size=(clients * samples + 60, 63)), rng.integers(0, CLASSES, clients * samples + 60)
+    exp = settings(federation(), local__batch_size=batch_size, local__keep_last_batch=keep_last_batch)
+    trained = []
+    for more in ((0, 0), (3, 0), (0, 5), (3, 5)):
+        shards = list(torch.arange(clients * samples).split(samples))
+        for client, count in enumerate(more):
+            shards[client] = torch.cat([shards[client], clients * samples + 10 * client + torch.arange(count)])
+        data = crfl.FederatedData.from_arrays(x, y, x[:9], y[:9], shards=shards, num_classes=CLASSES)
+        trained.append(crfl.train_ensemble(exp.override({"data.clients": clients}), data, groups=3))
+    one, other = (next(g for g, own in enumerate(trained[0].groups) if client in own) for client in (0, 1))
+    for group in range(3):
+        models = [ensemble.params[group] for ensemble in trained]
+        pairs = {(0, 1): group != one, (0, 2): group != other, (0, 3): group not in (one, other)}
+        for (a, b), same in pairs.items():
+            assert torch.equal(models[a], models[b]) == same
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_how_the_samples_of_all_groups_are_split_to_threads_changes_no_bit(precision):
     """Groups of as many samples are trained side by side: three of them, or two. Large enough for two threads."""

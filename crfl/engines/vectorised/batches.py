@@ -50,12 +50,12 @@ class BatchOrders:
         return batches, first
 
     def first_places(self, clients: IntArray, round_: int) -> slice | IntArray:
-        """Places of the samples of single-step clients (k,), one after another; in any order where those are all it has."""
-        sizes = self.sizes[clients]
-        if (sizes > self.local.batch_size).any():
-            places = self.draw(clients, round_)[0]
-            return places[places >= 0].astype(np.int64)
-        start, end = int(self.offsets[clients[0]]), int(self.offsets[clients[-1]] + sizes[-1])
-        if end - start == sizes.sum():
-            return slice(start, end)
-        return np.repeat(self.offsets[clients] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
+        """Places of the samples of single-step clients (k,), client by client; in order where those are all it has."""
+        offsets, sizes = self.offsets[clients], self.first_batches[clients]
+        drawn = sizes < self.sizes[clients]
+        if not drawn.any() and (offsets[1:] == offsets[:-1] + sizes[:-1]).all():
+            return slice(int(offsets[0]), int(offsets[-1] + sizes[-1]))
+        places = np.repeat(offsets - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
+        if drawn.any():  # full batches
+            places[np.repeat(drawn, sizes)] = self.draw(clients[drawn], round_)[0].flatten()
+        return places

@@ -87,9 +87,10 @@ class OneStep:
         for size, sums in alike.items():
             at_once = max(1, self._limit(models) // (size * self.data.num_features))
             for part in (sums[start : start + at_once] for start in range(0, len(sums), at_once)):
-                found = [self._weighted(clients[run][some], round_, lengths[run][some]) for run, some in part]
-                places, shares = np.concatenate([_listed(p) for p, _ in found]), np.concatenate([s for _, s in found])
-                steps = np.array([lengths[run][some].sum() for run, some in part])
+                members = np.concatenate([clients[run][some] for run, some in part])
+                own_lengths = [lengths[run][some] for run, some in part]
+                places, shares = self._weighted(members, round_, np.concatenate(own_lengths))
+                steps = np.array([of_set.sum() for of_set in own_lengths])
                 yield part, self._updates(models[[run for run, _ in part]].unsqueeze(1), places, shares, steps)
 
     def _weighted(self, clients: IntArray, round_: int, lengths: FloatArray) -> tuple[slice | IntArray, FloatArray]:
@@ -143,7 +144,3 @@ class OneStep:
         ends = np.cumsum(numbers)
         borders = (np.flatnonzero(np.diff(ends // max(1, self._limit(models)))) + 1).tolist()
         return [slice(a, b) for a, b in itertools.pairwise([0, *borders, len(ends)]) if a < b]
-
-
-def _listed(places: slice | IntArray) -> IntArray:
-    return np.arange(places.start, places.stop) if isinstance(places, slice) else places
