@@ -149,11 +149,12 @@ class RoundAggregator:
         Raises:
             TrainingError: nobody is left, or too few for the rule, or the rule returns no Aggregate of these updates.
         """
-        kept = ~np.isin(self.clients, list(self.dropped)) if self.dropped else np.ones(len(self.clients), dtype=bool)
-        self._check_quorum(kept)
         if self.rule.data_independent and not self.dropped:
+            self._check_quorum(self.weights)
             return self.received[0], self._stats(self.weights.numpy())
+        kept = ~np.isin(self.clients, list(self.dropped))
         rows, weights = torch.from_numpy(kept), torch.zeros(len(kept), dtype=torch.float64)
+        self._check_quorum(self.weights[rows])
         if self.rule.data_independent:
             weights[rows] = self.weights[rows]
             share = float(self.weights.sum()) / float(weights.sum())
@@ -169,15 +170,15 @@ class RoundAggregator:
         self.dropped = {**dict.fromkeys(self.clients.tolist(), NO_AGGREGATE), **self.dropped}
         return torch.zeros_like(self.received[0]), self._stats(np.zeros(len(self.clients)))
 
-    def _check_quorum(self, kept: npt.NDArray[np.bool_]) -> None:
-        """TrainingError if too few updates are left, of the participants that are kept (n,)."""
-        if not self.weights.numpy()[kept].any():
+    def _check_quorum(self, kept: Tensor) -> None:
+        """TrainingError if too few updates are left, of participants with these weights (n,)."""
+        if not kept.any():
             raise TrainingError(
-                f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(kept)} clients were "
+                f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(self.clients)} clients were "
                 "dropped and the others, if any, weigh nothing; if training diverges, lower local.learning_rate or "
                 "attack.scale. A run folder keeps the rounds before and goes on from there"
             )
-        count, needed = int(kept.sum()), self.rule.min_clients(self.server)
+        count, needed = len(kept), self.rule.min_clients(self.server)
         if count < needed:
             raise TrainingError(
                 f"round {self.round}: server.aggregation {self.server.aggregation} with server.num_byzantine = "

@@ -53,13 +53,13 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
 
 
-def pieces(x: Tensor) -> Iterator[tuple[slice, int]]:
-    """Which rows of x (n, d) to take at a time for several products, and how many of them are a piece.
+def pieces(x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, int]]:
+    """Which rows of x (n, d) to take at a time for several products in that type, and how many of them are a piece.
 
     A few pieces at a time stay in the cache from one product to the next, and several products of few rows side by side
     are faster than one.
     """
-    n, size = len(x), _piece(x)
+    n, size = len(x), _piece(x, dtype)
     whole = n - n % size
     for start in range(0, whole, PIECES * size):
         yield slice(start, min(start + PIECES * size, whole)), size
@@ -67,9 +67,9 @@ def pieces(x: Tensor) -> Iterator[tuple[slice, int]]:
         yield slice(whole, n), n - whole
 
 
-def is_one_piece(x: Tensor) -> bool:
+def is_one_piece(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether x (n, d) is."""
-    return x.is_cpu and len(x) <= _piece(x)
+    return x.is_cpu and len(x) <= _piece(x, dtype)
 
 
 def aligned(a: Tensor) -> Tensor:
@@ -105,9 +105,9 @@ def _in_pieces(a: Tensor, n: int, d: int) -> bool:
     return a.is_cpu and a.dtype is torch.float32 and d >= LONG and n >= FEW_PIECES * PIECE
 
 
-def _piece(x: Tensor) -> int:
+def _piece(x: Tensor, dtype: torch.dtype) -> int:
     """Rows of a piece of x (n, d)."""
-    return max(1, PIECE_BYTES // (x.shape[1] * x.dtype.itemsize)) if x.is_cpu else len(x)
+    return max(1, PIECE_BYTES // (x.shape[1] * dtype.itemsize)) if x.is_cpu else len(x)
 
 
 def _convolves(a: Tensor) -> bool:

@@ -145,16 +145,17 @@ def test_products_of_few_rows_by_many(r, n, d, dtype):
 @pytest.mark.parametrize(("n", "d", "dtype"), [(20_000, 200, torch.float32), (5000, 784, torch.float64)])
 def test_pieces_are_of_one_size_and_leave_out_no_row(n, d, dtype):
     x = torch.zeros(n, d, dtype=dtype)
-    found = list(matmul.pieces(x))
+    found = list(matmul.pieces(x, dtype))
     assert torch.equal(torch.cat([torch.arange(n)[some] for some, _ in found]), torch.arange(n))
     (size,) = {size for _, size in found[:-1]}
     assert size * d * dtype.itemsize <= matmul.PIECE_BYTES < (size + 1) * d * dtype.itemsize
     assert all(len(x[some]) % size == 0 for some, size in found)
-    assert not matmul.is_one_piece(x)
+    assert not matmul.is_one_piece(x, dtype)
 
 
 def test_few_rows_are_one_piece():
-    assert list(matmul.pieces(torch.zeros(7, 30))) == [(slice(0, 7), 7)]
-    assert list(matmul.pieces(torch.zeros(2, 2**20))) == [(slice(0, 2), 1)]  # a row may be longer
-    assert list(matmul.pieces(torch.zeros(0, 30))) == []
-    assert matmul.is_one_piece(torch.zeros(7, 30))
+    few, float32 = torch.zeros(7, 30, dtype=torch.uint8), torch.float32
+    assert list(matmul.pieces(few, float32)) == [(slice(0, 7), 7)]
+    assert list(matmul.pieces(few[:0], float32)) == []
+    assert list(matmul.pieces(torch.zeros(2, 2**19), float32)) == [(slice(0, 2), 1)]  # a row may be longer than a piece
+    assert matmul.is_one_piece(few, float32)

@@ -55,7 +55,7 @@ class WeightedGradients(Protocol):
 
         Args:
             params: S models of all sets (S, P), or models of each set (k, S, P); then no bit of a set depends on another one.
-            x: Stored features, (k, n, d).
+            x: Stored features, (k, n, d), of any type.
             y: Labels, (k, n) int64.
             shares: Weights of the samples, (k, n); 0 for padding.
             scale: The features are scale * stored.

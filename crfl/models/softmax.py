@@ -137,10 +137,10 @@ class SoftmaxRegression:
         weights, bias = self.split(params)
         rows, k = (weights * scale).flatten(-3, -2), len(y)
         if params.dim() == 2 and k > 1:
-            gradient, constants = self._gradients(rows, bias, x, y, shares)
+            gradient, constants = self._gradients(rows, bias, x.to(rows.dtype), y, shares)
         else:  # which way a set goes depends on itself alone
             own = rows.expand(k, -1, -1), bias.expand(k, -1, -1), x, y, shares
-            if torch.get_num_threads() == 1 and matmul.is_one_piece(x[0]):
+            if torch.get_num_threads() == 1 and matmul.is_one_piece(x[0], rows.dtype):
                 gradient, constants = self._gradients_apart(*own)
             else:
                 of_sets = (self._own_gradient(*of_set) for of_set in zip(*own, strict=True))
@@ -157,8 +157,8 @@ class SoftmaxRegression:
         """Of one set, (S C, d) and (S C,), in pieces, which the cache keeps from one product to the next."""
         rows, x = matmul.aligned(rows), matmul.aligned(x)
         gradient, constants = torch.zeros_like(rows), rows.new_zeros(len(rows))
-        for some, size in matmul.pieces(x):
-            parts = (values[some].unflatten(0, (-1, size)) for values in (x, y, shares))
+        for some, size in matmul.pieces(x, rows.dtype):
+            parts = (values.unflatten(0, (-1, size)) for values in (x[some].to(rows.dtype), y[some], shares[some]))
             of_parts = self._gradients(rows, bias, *parts)
             gradient += of_parts[0].sum(0)
             constants += of_parts[1].sum(0)
@@ -172,7 +172,7 @@ class SoftmaxRegression:
         Every set has products of its own. What lies between them is done for all: one thread takes the samples of a set
         from the first to the last, several would part them where it depends on the other sets.
         """
-        own = [matmul.aligned(samples) for samples in x]
+        own = [matmul.aligned(samples.to(rows.dtype)) for samples in x]
         logits = torch.stack([matmul.aligned(model) @ samples.mT for model, samples in zip(rows, own, strict=True)])
         residual = self._residual(logits, bias, y, shares)
         found = [matmul.aligned(factor) @ samples for factor, samples in zip(residual, own, strict=True)]

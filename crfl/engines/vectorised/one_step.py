@@ -57,7 +57,7 @@ class OneStep:
         sizes = self.orders.first_batches[clients]
         for size in np.unique(sizes).tolist():
             alike = clients[sizes == size]
-            for some in self._chunks(alike, models, num_models=len(models)):
+            for some in self._chunks(alike, models, together=False):
                 members = alike[some]
                 places, shares = self._weighted(members, round_, rates[members])
                 yield members, self._updates(models, places, shares, rates[members])
@@ -69,7 +69,7 @@ class OneStep:
 
         `lengths` (k,): of their steps, learning rate times weight in the sum.
         """
-        for some in self._chunks(clients, models, num_models=0):
+        for some in self._chunks(clients, models, together=True):
             places, shares = self._weighted(clients[some], round_, lengths[some])
             yield some, self._updates(models, places, shares, lengths[some].sum(keepdims=True))[0]
 
@@ -82,10 +82,10 @@ class OneStep:
         """
         alike: dict[int, list[tuple[int, slice]]] = {}  # by the number of samples
         for run, own in enumerate(clients):
-            for some in self._chunks(own, models, num_models=0):
+            for some in self._chunks(own, models, together=True):
                 alike.setdefault(int(self.orders.first_batches[own[some]].sum()), []).append((run, some))
         for size, sums in alike.items():
-            at_once = max(1, self._limit(models) // (size * self.data.num_features))
+            at_once = max(1, chunk_memory(models, self.chunk_bytes) // (size * self._bytes))
             for part in (sums[start : start + at_once] for start in range(0, len(sums), at_once)):
                 members = np.concatenate([clients[run][some] for run, some in part])
                 own_lengths = [lengths[run][some] for run, some in part]
@@ -103,7 +103,8 @@ class OneStep:
 
         Places and shares of the samples, set by set; `lengths` (k,): sum over a set of the lengths of its steps.
         """
-        x, y = self._samples(places, models.dtype)
+        shared = models.dim() == 2 and len(lengths) > 1  # other sets are widened piece by piece, in the cache
+        x, y = self._samples(places, models.dtype if shared else None)
         own = to_device(torch.from_numpy(shares).to(models.dtype), models.device)
         x, y, own = (values.unflatten(0, (len(lengths), -1)) for values in (x, y, own))
         at_once = y.numel() if models.dim() == 2 else y.shape[1]  # models of their own: a product a set
@@ -114,15 +115,15 @@ class OneStep:
             moved -= decay.view(-1, 1, 1) * models
         return moved
 
-    def _samples(self, places: slice | IntArray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Stored features (n, d) in the type of the models, and labels (n,)."""
+    def _samples(self, places: slice | IntArray, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """Stored features (n, d), in that type or as they are stored, and labels (n,)."""
         chosen = places if isinstance(places, slice) else to_device(torch.from_numpy(places), self.labels.device)
         y = self.labels[chosen].long()
         if self.copied is None:
-            return self.buffers.gather(self.data.x, self.row_index[chosen], dtype), y
+            return self.buffers.gather(self.data.x, self.row_index[chosen], dtype or self.data.x.dtype), y
         if isinstance(chosen, slice):
             return matmul.aligned(self.copied[chosen]), y
-        return self.buffers.gather(self.copied, chosen, dtype), y
+        return self.buffers.gather(self.copied, chosen, self.copied.dtype), y
 
     @functools.cached_property
     def copied(self) -> Tensor | None:
@@ -132,15 +133,20 @@ class OneStep:
             return None
         return self.data.x.index_select(0, self.row_index).to(self.local.dtype)
 
-    def _limit(self, models: Tensor) -> int:
-        """How many numbers fit into the memory of a chunk."""
-        return chunk_memory(models, self.chunk_bytes) // models.dtype.itemsize
+    def _chunks(self, clients: IntArray, models: Tensor, together: bool) -> list[slice]:
+        """The clients in parts that fit into the memory of a chunk: their samples as they are stored, if only a sum of
+        updates is wanted (`together`), else in the type of the models, and `models` themselves for each.
+        """
+        if not len(clients):
+            return []
+        own = 0 if together else models.numel() * models.dtype.itemsize
+        stored = self._bytes if together else self.data.num_features * models.dtype.itemsize
+        ends = np.cumsum(self.orders.first_batches[clients] * stored + own)
+        borders = (np.flatnonzero(np.diff(ends // chunk_memory(models, self.chunk_bytes))) + 1).tolist()
+        return [slice(a, b) for a, b in itertools.pairwise([0, *borders, len(ends)])]
 
-    def _chunks(self, clients: IntArray, models: Tensor, num_models: int) -> list[slice]:
-        """The clients in parts whose samples, and `num_models` models each, fit into the memory of a chunk."""
-        numbers = self.orders.first_batches[clients] * self.data.num_features + num_models * models.shape[-1]
-        if numbers.sum() < self._limit(models):
-            return [slice(0, len(clients))] if len(clients) else []
-        ends = np.cumsum(numbers)
-        borders = (np.flatnonzero(np.diff(ends // max(1, self._limit(models)))) + 1).tolist()
-        return [slice(a, b) for a, b in itertools.pairwise([0, *borders, len(ends)]) if a < b]
+    @functools.cached_property
+    def _bytes(self) -> int:
+        """Of a sample as it is stored."""
+        stored = self.data.x if self.copied is None else self.copied
+        return self.data.num_features * stored.dtype.itemsize
