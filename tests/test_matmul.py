@@ -23,13 +23,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # of mkldnn.flags, about
 @pytest.fixture(params=[False, True], ids=["multiplied", "convolved"])
 def ways(request, monkeypatch):
     """Both ways on any processor, whoever made it."""
-    monkeypatch.setattr(matmul, "WIDE", request.param)
+    for constant in ("WIDE", "WIDE_BATCHES"):
+        monkeypatch.setattr(matmul, constant, request.param)
 
 
 @pytest.fixture
 def wide(monkeypatch):
-    """As on AMD's processors with AVX-512."""
-    monkeypatch.setattr(matmul, "WIDE", True)
+    """As on AMD's processors with the whole of AVX-512."""
+    for constant in ("WIDE", "WIDE_BATCHES"):
+        monkeypatch.setattr(matmul, constant, True)
 
 
 class Operations(TorchDispatchMode):
@@ -109,6 +111,32 @@ def test_convolutions_are_taken_for_the_shapes_of_the_paper(wide):
     assert convolves(matmul.inner, normal(1020, 784), normal(512, 784))
     assert convolves(matmul.batched_affine, normal(20, 10, 657), normal(20, 100, 657), normal(20, 10, 1), 1.0)
     assert convolves(matmul.add_batched, normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n\nvendor_id\t: AuthenticAMD\n",
+            ("AuthenticAMD", 25),
+        ),
+        ("vendor_id : GenuineIntel\ncpu family : 6\n", ("GenuineIntel", 6)),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n", ("", 0)),
+        ("cpu family: unknown", ("", 0)),
+    ],
+)
+def test_the_processor_is_asked_for_its_maker_and_family(text, expected, tmp_path):
+    about = tmp_path / "cpuinfo"
+    assert matmul._processor(about) == ("", 0)
+    about.write_text(text, encoding="utf-8")
+    assert matmul._processor(about) == expected
+
+
+def test_half_wide_processors_multiply_batches(wide, monkeypatch):
+    monkeypatch.setattr(matmul, "WIDE_BATCHES", False)
+    assert convolves(matmul.inner, normal(10, 784), normal(10_000, 784))
+    assert not convolves(matmul.batched_affine, normal(20, 10, 657), normal(20, 100, 657), normal(20, 10, 1), 1.0)
+    assert not convolves(matmul.add_batched, normal(20, 10, 657), normal(20, 10, 100), normal(20, 100, 657), 1.0)
 
 
 def test_what_gains_nothing_is_multiplied(wide):
