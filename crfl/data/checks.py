@@ -16,7 +16,7 @@ from crfl.errors import DataError
 if TYPE_CHECKING:
     from crfl.data.federated import FederatedData
 
-BLOCK = 2**14
+BLOCK = 2**12
 """Samples that are looked at at a time."""
 
 

@@ -115,8 +115,8 @@ def fit_map(
             )
         raw -= mean
         raw /= scale
-        inside = into_ball(torch.from_numpy(raw), 1.0).numpy()
-        constants["centre"], constants["directions"] = whitening(inside, settings.whiten)
+        raw = into_ball(torch.from_numpy(raw), 1.0).numpy()
+        constants["centre"], constants["directions"] = whitening(raw, settings.whiten)
     tensors: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in constants.items()}
     return replace(fitted, **tensors)
 

@@ -7,10 +7,13 @@ docs/theory-ensembles.md. EnsembleCert (ICLR 2026) has the centralised case of f
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, positive_int
 from crfl.certification.ensembles.plurality import checked_votes, count_votes, needed_gains
@@ -62,9 +65,13 @@ def overturning_price(votes: npt.ArrayLike, prices: npt.ArrayLike, num_classes: 
             f"{(*found.shape, classes)}"
         )
     result, size = np.empty(len(found)), max(1, BLOCK // found.shape[1])
-    for start in range(0, len(found), size):
+
+    def fill(start: int) -> None:
         rows = slice(start, start + size)
         result[rows] = _overturning_price(found[rows], _checked_prices(cost[rows]), classes)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        deque(pool.map(fill, range(0, len(found), size)), maxlen=0)
     return result
 
 
