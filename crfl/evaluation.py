@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -108,6 +108,7 @@ def _sparse_change(data: FederatedData, trigger: ValidatedTrigger) -> tuple[Tens
     return columns, change
 
 
-def _blocks(test: Split) -> list[tuple[slice, Split]]:
+def _blocks(test: Split) -> Iterator[tuple[slice, Split]]:
+    """Some test samples at a time, and which: all at once would be a copy of them."""
     starts = range(0, len(test), TRIGGERED)
-    return [(slice(s, s + TRIGGERED), block) for s, block in zip(starts, test.blocks(TRIGGERED), strict=True)]
+    return ((slice(s, s + TRIGGERED), block) for s, block in zip(starts, test.blocks(TRIGGERED), strict=True))

@@ -1,12 +1,19 @@
 """What a finished run can do: predict, score, become a module, introduce itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import crfl
+from crfl import evaluation
+from crfl.attack.triggers import TRIGGERS
+from crfl.data.federated import RowSplit
 from crfl.errors import DataError
+from crfl.evaluation import Evaluation
+from crfl.models import make_model
 from tests.federations import images, small_settings
 
 SIZES = [9, 20, 31]
@@ -98,3 +105,26 @@ def test_it_introduces_itself(data):
 def test_attack_success_starts_with_the_attack(data):
     assert crfl.train(EXP, data).history_since_attack["round"].tolist() == [2, 3]
     assert crfl.train(EXP.override({"attack.round": None}), data).history_since_attack["round"].tolist() == [1, 2, 3]
+
+
+def test_a_trigger_gets_the_test_samples_some_at_a_time(data, monkeypatch):
+    """All blocks together would be a copy of a test set that is rows of one large file."""
+    taken, seen = [], []
+
+    class Counted(RowSplit):
+        def blocks(self, size):
+            for block in super().blocks(size):
+                taken.append(len(block))
+                yield block
+
+    def bright(x):
+        seen.append(len(taken))
+        return x.clamp(min=0.5)
+
+    monkeypatch.setattr(evaluation, "TRIGGERED", 5)
+    monkeypatch.setitem(TRIGGERS, "bright", lambda attack, data, generator: bright)
+    rows = torch.arange(len(data.test))
+    lazy = replace(data, test=Counted.of(data.test.x, rows, data.test.y))
+    Evaluation(make_model(None, 36, 3, True), lazy, [EXP.override({"attack.trigger": "bright"})])
+    assert len(rows) == 20
+    assert np.diff(seen).tolist() == [1] * 7  # four blocks twice: which columns change, and by how much
