@@ -37,12 +37,12 @@ DILATION = 2
 """Without meaning for one position, but torch leaves oneDNN out without it when it has a single thread."""
 BLOCKS = 4
 """Of kernels of which both sides are multiples of this, oneDNN makes blocks, which takes longer than the product."""
-PIECE = 500
-"""Rows of one product of few rows by many: several products side by side are then faster than one, in MKL."""
-FEW_PIECES, LONG = 4, 400
-"""Fewer pieces, or shorter rows, are not worth the copy of their results."""
-PIECES, PIECE_BYTES = 4, 2**20
-"""Of the rows that several products take at a time: what the cache of a core holds, for each of a few cores."""
+PIECE_BYTES = 2**20
+"""Of the rows that one product takes at a time, beside others: about what the cache of a core holds."""
+PIECES = 4
+"""Pieces that products take at a time. A few side by side are faster than a product of few rows by many, in MKL."""
+LONG = 400
+"""Shorter rows are not worth the copy of the pieces' results."""
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -53,18 +53,18 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
             return inner(b, a).mT.contiguous()
         image = a.contiguous().view(1, 1, r, d).permute(0, 3, 1, 2)  # channels last, and so is the result
         return functional.conv2d(image, b.reshape(n, d, 1, 1), dilation=DILATION)[0, :, 0].mT.contiguous()
-    if not _in_pieces(a, n, d):
+    size = _piece(b, b.dtype)
+    if not (a.is_cpu and a.dtype is torch.float32 and d >= LONG and n >= PIECES * size):
         return a @ b.mT
-    whole = n - n % PIECE
-    pieces = a @ b[:whole].view(-1, PIECE, d).mT
-    return torch.cat([pieces.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
+    whole = n - n % size
+    found = a @ b[:whole].view(-1, size, d).mT
+    return torch.cat([found.transpose(0, 1).flatten(1), a @ b[whole:].mT], dim=1)
 
 
 def pieces(x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, int]]:
-    """Which rows of x (n, d) to take at a time for several products in that type, and how many of them are a piece.
+    """Which rows of x (n, d) to take at a time in that type, and how many of them are a piece.
 
-    A few pieces at a time stay in the cache from one product to the next, and several products of few rows side by side
-    are faster than one.
+    What is taken at a time stays in the cache from one product to the next.
     """
     n, size = len(x), _piece(x, dtype)
     whole = n - n % size
@@ -105,11 +105,6 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
         return
     found = functional.conv1d(b.reshape(1, k * n, d), a.reshape(k * r, n, 1), dilation=DILATION, groups=k)
     c.add_(found.view(k, r, d), alpha=alpha)
-
-
-def _in_pieces(a: Tensor, n: int, d: int) -> bool:
-    """Whether a product of few rows with n rows of d numbers is faster in pieces."""
-    return a.is_cpu and a.dtype is torch.float32 and d >= LONG and n >= FEW_PIECES * PIECE
 
 
 def _piece(x: Tensor, dtype: torch.dtype) -> int:
