@@ -108,8 +108,9 @@ def add_batched(c: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
 
 
 def _piece(x: Tensor, dtype: torch.dtype) -> int:
-    """Rows of a piece of x (n, d)."""
-    return max(1, PIECE_BYTES // (x.shape[1] * dtype.itemsize)) if x.is_cpu else len(x)
+    """Rows of a piece of x (n, d): so many that each begins at a multiple of 64 bytes if x does, see `aligned`."""
+    rows = PIECE_BYTES // (x.shape[1] * dtype.itemsize)
+    return max(16, rows - rows % 16) if x.is_cpu else len(x)
 
 
 def _convolves(a: Tensor) -> bool:

@@ -176,7 +176,8 @@ def test_pieces_are_of_one_size_and_leave_out_no_row(n, d, dtype):
     found = list(matmul.pieces(x, dtype))
     assert torch.equal(torch.cat([torch.arange(n)[some] for some, _ in found]), torch.arange(n))
     (size,) = {size for _, size in found[:-1]}
-    assert size * d * dtype.itemsize <= matmul.PIECE_BYTES < (size + 1) * d * dtype.itemsize
+    assert size * d * dtype.itemsize <= matmul.PIECE_BYTES < (size + 16) * d * dtype.itemsize
+    assert size % 16 == 0  # so that each begins at a multiple of 64 bytes
     assert all(len(x[some]) % size == 0 for some, size in found)
     assert not matmul.is_one_piece(x, dtype)
 
@@ -185,5 +186,5 @@ def test_few_rows_are_one_piece():
     few, float32 = torch.zeros(7, 30, dtype=torch.uint8), torch.float32
     assert list(matmul.pieces(few, float32)) == [(slice(0, 7), 7)]
     assert list(matmul.pieces(few[:0], float32)) == []
-    assert list(matmul.pieces(torch.zeros(2, 2**19), float32)) == [(slice(0, 2), 1)]  # a row may be longer than a piece
+    assert list(matmul.pieces(torch.zeros(33, 2**15), float32)) == [(slice(0, 32), 16), (slice(32, 33), 1)]
     assert matmul.is_one_piece(few, float32)

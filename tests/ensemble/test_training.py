@@ -5,10 +5,15 @@ import pytest
 import torch
 
 import crfl
+from crfl import matmul
 from crfl.aggregation import AGGREGATORS
+from crfl.algorithm import training_rounds
 from crfl.attack.malicious import MALICIOUS
 from crfl.config import Ensemble
+from crfl.engines.vectorised import one_step
+from crfl.engines.vectorised.engine import VectorisedEngine
 from crfl.ensemble_run import choose_groups
+from crfl.run_batch import RunBatch
 from tests.ensemble.federations import CLASSES, CLIENTS, FEATURES, MODELS, federation, settings
 
 
@@ -208,3 +213,43 @@ def test_how_the_samples_of_all_groups_are_split_to_threads_changes_no_bit(preci
         torch.set_num_threads(threads)
     same = [torch.equal(one, two) for one, two in zip(*(ensemble.params for ensemble in trained), strict=True)]
     assert same == [0 not in group for group in trained[0].groups]
+
+
+def side_by_side(exp, data, groups, chunk_bytes=2**12):
+    """The final models of groups with these clients, whose samples are taken a few at a time."""
+    batch = RunBatch.of([exp.override({"ensemble.groups": len(groups)})] * len(groups), data, groups=groups)
+    engine = VectorisedEngine(batch.model, data, batch.local, batch.seed, chunk_bytes)
+    *_, state = training_rounds(batch, batch.start(), engine, None)
+    return state.params
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_parts_of_a_group_are_added_in_its_own_order(precision):
+    """Clients of 20, 31, 25 and 40 samples are a part each; parts of as many samples are trained side by side."""
+    rng, sizes, trained = np.random.default_rng(0), [20, 31, 25, 40], []
+    x, y = rng.normal(size=(400, 63)), rng.integers(0, CLASSES, 400)
+    exp = settings(
+        federation(), local__batch_size=100, local__precision=precision, local__keep_last_batch=True, data__clients=6
+    )
+    for first in (5, *sizes):
+        shards = [*torch.arange(sum(sizes)).split(sizes), torch.arange(200, 200 + first), torch.arange(300, 320)]
+        data = crfl.FederatedData.from_arrays(x, y, x[:9], y[:9], shards=shards, num_classes=CLASSES)
+        for groups in ([np.array([4, 5]), np.arange(4)], [np.arange(4), np.array([4, 5])]):
+            models = side_by_side(exp, data, groups)
+            trained.append(models[[len(own) for own in groups].index(4)])
+    assert all(torch.equal(model, trained[0]) for model in trained)
+
+
+@pytest.mark.parametrize("bytes_copied", [0, 2**30])
+def test_whether_samples_are_copied_changes_no_bit(bytes_copied, monkeypatch):
+    """It depends on the samples of all clients. A group of 230 samples is several parts of several pieces."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(460, 63)), rng.integers(0, CLASSES, 460)
+    exp = settings(federation(), local__batch_size=100, local__keep_last_batch=True, data__clients=6)
+    data = crfl.FederatedData.from_arrays(
+        x, y, x[:9], y[:9], shards=[*torch.arange(460).split(79)], num_classes=CLASSES
+    )
+    monkeypatch.setattr(matmul, "PIECE_BYTES", 2**12)
+    expected = side_by_side(exp, data, [np.arange(3), np.arange(3, 6)], chunk_bytes=2**15)
+    monkeypatch.setattr(one_step, "COPIED_BYTES", bytes_copied)
+    assert torch.equal(side_by_side(exp, data, [np.arange(3), np.arange(3, 6)], chunk_bytes=2**15), expected)

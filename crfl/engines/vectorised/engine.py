@@ -96,7 +96,7 @@ class VectorisedEngine:
             return clients
         members, lengths, singly = self._summed(now, clients, set().union(*(plan.attackers for plan in plans)), shared)
         for some, totals in self.one_step.sums(now.models, members, now.number, lengths):
-            if torch.isfinite(totals.sum()):  # else the server is to see whose update is not
+            if torch.isfinite(totals).all():  # else the server is to see whose update is not
                 yield UpdateSums(range(len(plans)), members[some], totals)
             else:
                 singly = np.union1d(singly, members[some])
@@ -119,7 +119,7 @@ class VectorisedEngine:
                 found = self._summed(now, plan.participants, plan.attackers, own.numpy())
                 members[run], lengths[run], singly[run] = found
         for sums, totals in self.one_step.sums_apart(global_models, members, rounds[0].number, lengths):
-            finite = torch.isfinite(totals.sum((1, 2))).tolist()
+            finite = torch.isfinite(totals).flatten(1).all(1).tolist()
             for (run, some), total, good in zip(sums, totals, finite, strict=True):
                 if good:
                     yield UpdateSums([run], members[run][some], total)

@@ -78,13 +78,14 @@ class OneStep:
     ) -> Iterator[tuple[list[tuple[int, slice]], Tensor]]:
         """Runs with a model each and other clients each, some m at a time: which, with which of its clients (k,); their sums (m, 1, P).
 
-        To the bit what `sums` yields of each run alone.
+        To the bit what `sums` yields of each run alone, in the same order.
         """
-        alike: dict[int, list[tuple[int, slice]]] = {}  # by the number of samples
+        alike: dict[tuple[int, int], list[tuple[int, slice]]] = {}  # which sum of its run, of how many samples
         for run, own in enumerate(clients):
-            for some in self._chunks(own, models, together=True):
-                alike.setdefault(int(self.orders.first_batches[own[some]].sum()), []).append((run, some))
-        for size, sums in alike.items():
+            for number, some in enumerate(self._chunks(own, models, together=True)):
+                size = int(self.orders.first_batches[own[some]].sum())
+                alike.setdefault((number, size), []).append((run, some))
+        for (_, size), sums in sorted(alike.items()):
             at_once = max(1, chunk_memory(models, self.chunk_bytes) // (size * self._bytes))
             for part in (sums[start : start + at_once] for start in range(0, len(sums), at_once)):
                 members = np.concatenate([clients[run][some] for run, some in part])
@@ -147,6 +148,5 @@ class OneStep:
 
     @functools.cached_property
     def _bytes(self) -> int:
-        """Of a sample as it is stored."""
-        stored = self.data.x if self.copied is None else self.copied
-        return self.data.num_features * stored.dtype.itemsize
+        """Of a sample as the data store it. (Whether it is copied depends on all clients, a run's chunks must not.)"""
+        return self.data.num_features * self.data.x.dtype.itemsize
