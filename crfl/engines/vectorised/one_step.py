@@ -86,7 +86,8 @@ class OneStep:
                 size = int(self.orders.first_batches[own[some]].sum())
                 alike.setdefault((number, size), []).append((run, some))
         for (_, size), sums in sorted(alike.items()):
-            at_once = max(1, chunk_memory(models, self.chunk_bytes) // (size * self._bytes))
+            widened = size * self.data.num_features * models.dtype.itemsize
+            at_once = max(1, chunk_memory(models, self.chunk_bytes) // widened)
             for part in (sums[start : start + at_once] for start in range(0, len(sums), at_once)):
                 members = np.concatenate([clients[run][some] for run, some in part])
                 own_lengths = [lengths[run][some] for run, some in part]
