@@ -170,15 +170,15 @@ class RoundAggregator:
         self.dropped = {**dict.fromkeys(self.clients.tolist(), NO_AGGREGATE), **self.dropped}
         return torch.zeros_like(self.received[0]), self._stats(np.zeros(len(self.clients)))
 
-    def _check_quorum(self, kept: Tensor) -> None:
-        """TrainingError if too few updates are left, of participants with these weights (n,)."""
-        if not kept.any():
+    def _check_quorum(self, weights: Tensor) -> None:
+        """TrainingError if too few updates are left, of participants with these weights (k,)."""
+        if not weights.any():
             raise TrainingError(
                 f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(self.clients)} clients were "
                 "dropped and the others, if any, weigh nothing; if training diverges, lower local.learning_rate or "
                 "attack.scale. A run folder keeps the rounds before and goes on from there"
             )
-        count, needed = len(kept), self.rule.min_clients(self.server)
+        count, needed = len(weights), self.rule.min_clients(self.server)
         if count < needed:
             raise TrainingError(
                 f"round {self.round}: server.aggregation {self.server.aggregation} with server.num_byzantine = "

@@ -105,7 +105,7 @@ class OneStep:
 
         Places and shares of the samples, set by set; `lengths` (k,): sum over a set of the lengths of its steps.
         """
-        shared = models.dim() == 2 and len(lengths) > 1  # other sets are widened piece by piece, in the cache
+        shared = models.dim() == 2 and len(lengths) > 1  # other sets are widened when their turn comes, in the cache
         x, y = self._samples(places, models.dtype if shared else None)
         own = to_device(torch.from_numpy(shares).to(models.dtype), models.device)
         x, y, own = (values.unflatten(0, (len(lengths), -1)) for values in (x, y, own))
