@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from crfl.certification._checks import BoolArray, FloatArray, IntArray, positive_int
 from crfl.certification.ensembles.plurality import checked_votes, count_votes, needed_gains
@@ -70,7 +69,7 @@ def overturning_price(votes: npt.ArrayLike, prices: npt.ArrayLike, num_classes: 
         rows = slice(start, start + size)
         result[rows] = _overturning_price(found[rows], _checked_prices(cost[rows]), classes)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor() as pool:
         deque(pool.map(fill, range(0, len(found), size)), maxlen=0)
     return result
 

@@ -52,9 +52,7 @@ class VectorisedEngine:
     ) -> None:
         """`data` lies on the device that trains. `chunk_bytes`: memory of the clients that train together."""
         self.model, self.data, self.local, self.chunk_bytes = model, data, local, chunk_bytes
-        torch.set_num_threads(
-            torch.get_num_threads()
-        )  # from its first call on MKL uses no fewer, whoever makes that call
+        torch.set_num_threads(torch.get_num_threads())  # from the first call on, MKL takes no fewer
         self.orders = BatchOrders(np.asarray(data.sizes, dtype=np.int64), local, seed)
         self.row_index = torch.cat(data.shards).int().to(data.x.device)
         """Training rows of all clients, one client after the other, (rows,) int32."""
