@@ -174,8 +174,8 @@ class RoundAggregator:
         """TrainingError if too few updates are left, of participants with these weights (k,)."""
         if not weights.any():
             raise TrainingError(
-                f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(self.clients)} clients were "
-                "dropped and the others, if any, weigh nothing; if training diverges, lower local.learning_rate or "
+                f"round {self.round}: no update is left to aggregate, {len(self.dropped)} of {len(self.clients)} clients "
+                "were dropped and the others, if any, weigh nothing; if training diverges, lower local.learning_rate or "
                 "attack.scale. A run folder keeps the rounds before and goes on from there"
             )
         count, needed = len(weights), self.rule.min_clients(self.server)

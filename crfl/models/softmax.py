@@ -167,7 +167,7 @@ class SoftmaxRegression:
     def _gradients_apart(
         self, rows: Tensor, bias: Tensor, x: Tensor, y: Tensor, shares: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of k small sets with models (k, S C, d) and (k, S, C) of their own, each to the bit as if it were the only one.
+        """Of k small sets with models (k, S C, d) and (k, S, C) of their own, each to the bit as if it were alone.
 
         Every set has products of its own. What lies between them is done for all: one thread takes the samples of a set
         from the first to the last, several would part them where it depends on the other sets.
@@ -179,7 +179,7 @@ class SoftmaxRegression:
         return torch.stack(found), residual.sum(2)
 
     def _residual(self, logits: Tensor, bias: Tensor, y: Tensor, shares: Tensor) -> Tensor:
-        """share (softmax(l + b) - e_y), (k, S C, n), of logits without biases (k, S C, n), and biases (S, C) or (k, S, C)."""
+        """share (softmax(l + b) - e_y), (k, S C, n), of W x (k, S C, n), and biases (S, C) or (k, S, C)."""
         k, n = y.shape
         residual = logits.view(k, *bias.shape[-2:], n)
         residual = (residual + bias.unsqueeze(-1) if self.bias else residual).softmax(dim=2)

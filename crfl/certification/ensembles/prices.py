@@ -7,8 +7,6 @@ docs/theory-ensembles.md. EnsembleCert (ICLR 2026) has the centralised case of f
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +62,9 @@ def overturning_price(votes: npt.ArrayLike, prices: npt.ArrayLike, num_classes: 
             f"{(*found.shape, classes)}"
         )
     result, size = np.empty(len(found)), max(1, BLOCK // found.shape[1])
-
-    def fill(start: int) -> None:
+    for start in range(0, len(found), size):
         rows = slice(start, start + size)
         result[rows] = _overturning_price(found[rows], _checked_prices(cost[rows]), classes)
-
-    with ThreadPoolExecutor() as pool:
-        deque(pool.map(fill, range(0, len(found), size)), maxlen=0)
     return result
 
 

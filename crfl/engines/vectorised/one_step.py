@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 class OneStep:
     """Local training of a linear model's single-step clients, as many at a time as the cache holds.
 
-    The sum of their updates is one product of all their samples with weighted residuals; single updates take a product a
+    The sum of their updates is a product of all their samples with weighted residuals; single updates take one for each
     client. Neither needs the samples in the order of the batch.
     """
 
